@@ -1,0 +1,1 @@
+"""What happened, told: the access log and how log events are written."""

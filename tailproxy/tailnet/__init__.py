@@ -1,0 +1,1 @@
+"""tailscaled: its LocalAPI, who a caller is, whether the node is up, its certificates."""
