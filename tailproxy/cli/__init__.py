@@ -1,1 +1,0 @@
-"""Commands of the `tailproxy` program: argument parsing only."""
