@@ -1,0 +1,322 @@
+"""Every seam of tailproxy. Reading this file is reading the design.
+
+A request goes one way: a listener accepts a connection and knows its `Caller`; an
+`IIdentityResolver` turns that into an `Identity`; the pure `tailproxy.policy.decide` turns
+identity and request into a decision; an `IUpstream` carries the request to the API server.
+Beside that way stand certificates, drain, readiness, the audit trail and plugins.
+
+Services know one another by these interfaces only. `tailproxy.testing` ships fakes of those
+that reach outside; they are verified against this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from OpenSSL import SSL
+    from twisted.internet.defer import Deferred
+    from twisted.web.resource import IResource
+
+    from tailproxy.errors import ApiError
+    from tailproxy.policy.identity import Caller, Identity
+    from tailproxy.wire.http1 import Header
+
+
+class IIdentity(Interface):
+    """Who is calling. A plugin's resource has it by `IIdentity(request)`.
+
+    The value is a `tailproxy.policy.identity.Identity`; these are its attributes.
+    """
+
+    user = Attribute("Login name of a user's node, FQDN of a tagged one.")
+    groups = Attribute("Groups that would be impersonated, in order.")
+    node = Attribute("FQDN of the caller's node, without the final dot.")
+    node_id = Attribute("Stable ID of the caller's node.")
+    tags = Attribute("Tags of the caller's node.")
+    addresses = Attribute("The node's tailnet addresses.")
+
+
+class IIdentityResolver(Interface):
+    """Says who is at the other end of a connection."""
+
+    def resolve(caller: Caller) -> Deferred[Identity]:
+        """The caller's identity as it is now.
+
+        Asked for every request, so an implementation keeps answers (at most one second,
+        spec/dataplane.md 3.8) and asks once for several requests that wait.
+
+        The Deferred fails with `UnknownCallerError` when nobody has that address, with
+        `UnusableIdentityError` when the answer cannot be used, and with
+        `ResolverUnavailableError` when there is no answer.
+        """
+
+
+@attrs.frozen
+class UpstreamRequest:
+    """A request as it leaves for the API server, but for its body.
+
+    `target` is the client's request target byte for byte; the upstream puts its path prefix
+    in front. `headers` is complete, in order: the policy has made and checked it.
+    """
+
+    method: bytes
+    target: bytes
+    headers: Sequence[Header]
+    upgrade: bytes | None = None
+    has_body: bool = False
+
+
+@attrs.frozen
+class ResponseHead:
+    """Status line and headers of an answer, as they came."""
+
+    code: int
+    reason: bytes
+    headers: Sequence[Header]
+
+
+class IResponseReceiver(Interface):
+    """Takes one answer of the API server, in this order: any interim answers, then either head,
+    body chunks and end, or a switch of protocols; or a failure at any point, which is last."""
+
+    def response_interim(head: ResponseHead) -> None:
+        """A 1xx answer other than 101."""
+
+    def response_head(head: ResponseHead) -> None:
+        """The final answer begins."""
+
+    def response_body(chunks: Sequence[bytes]) -> None:
+        """Bytes of the body, without their framing, as they came in one read."""
+
+    def response_end(trailers: Sequence[Header]) -> None:
+        """The body is complete."""
+
+    def response_switched(head: ResponseHead, stream: IStream, early: bytes) -> None:
+        """A 101: from now on the connection is a byte stream.
+
+        :param early: bytes of the stream that came right behind the head.
+        """
+
+    def response_failed(error: ApiError) -> None:
+        """There will be nothing more. Before `response_head` the error can still be answered."""
+
+
+class IStream(Interface):
+    """One end of a connection that has become a plain stream of bytes."""
+
+    transport = Attribute("Its `twisted.internet.interfaces.ITransport`, a push producer too.")
+
+    def deliver_to(receiver: IStreamReceiver) -> None:
+        """From now on the bytes go there."""
+
+
+class IStreamReceiver(Interface):
+    """Takes the bytes of a stream."""
+
+    def stream_data(data: bytes) -> None:
+        """Bytes, as they came in one read."""
+
+    def stream_half_closed() -> None:
+        """The other side will send no more, but still reads."""
+
+    def stream_lost() -> None:
+        """The connection is gone."""
+
+
+class IExchange(Interface):
+    """The sending side of one request on its way to the API server."""
+
+    def write_body(chunk: bytes) -> None:
+        """Send bytes of the request's body."""
+
+    def end_body(trailers: Sequence[Header]) -> None:
+        """The request's body is complete."""
+
+    def register_body_producer(producer: Any) -> None:
+        """Slow down an `IPushProducer` while the API server reads slowly."""
+
+    def pause_response() -> None:
+        """Stop reading the answer: the client reads slowly."""
+
+    def resume_response() -> None:
+        """Read on."""
+
+    def abort() -> None:
+        """Nobody wants the answer any more: end the request at once."""
+
+
+class IUpstream(Interface):
+    """The API server."""
+
+    host = Attribute("Value of the Host header, bytes.")
+
+    def authorization() -> bytes | None:
+        """Our own Authorization header's value now, or None where a client certificate serves.
+
+        :raises UpstreamError: there is no usable credential (503).
+        """
+
+    def send(request: UpstreamRequest, receiver: IResponseReceiver) -> IExchange:
+        """Begin a request. The receiver hears everything else, failures to connect included;
+        nothing is sent before the server is verified (design rule 9)."""
+
+
+class IClusterAccess(Interface):
+    """Where the API server is, how it is verified, and how we prove who we are.
+
+    What it says may change at any time (a rotated token, a new CA): ask for every use.
+    """
+
+    host = Attribute("Name or address to connect to, str.")
+    port = Attribute("TCP port, int.")
+    prefix = Attribute("Path in front of every request target, bytes without a final slash.")
+    server_name = Attribute("Name or IP address that the certificate must have, str.")
+
+    def tls_context() -> SSL.Context:
+        """A client context: TLS 1.2 or newer, chain and validity verified by OpenSSL against the
+        cluster's CA, with the client certificate if there is one. The name is checked by whoever
+        connects. The same object as long as nothing changed, so that it can key a pool.
+
+        :raises UpstreamError: the CA or the client certificate cannot be read (503).
+        """
+
+    def authorization() -> bytes | None:
+        """Our Authorization header's value, or None without a token.
+
+        :raises UpstreamError: a token is configured and there is none (503).
+        """
+
+    def rejected() -> None:
+        """The API server answered 401: read the token anew before it is used again."""
+
+
+@attrs.frozen
+class KeyPair:
+    """A certificate chain and its key, PEM, and until when it is valid."""
+
+    chain: bytes
+    key: bytes = attrs.field(repr=False)
+    not_after: datetime
+
+
+class ICertificateSource(Interface):
+    """Keeps the listener's certificate at hand. It never makes a handshake wait."""
+
+    def pair(server_name: str | None) -> KeyPair | None:
+        """What to serve now.
+
+        :param server_name: the name the client asked for (SNI), lower case; None when it sent
+            none, as clients do that dial an IP address. A name we have no certificate for gets
+            the default one.
+        :returns: None while there is none at all: the handshake is refused.
+        """
+
+
+@attrs.frozen
+class DrainTimes:
+    """How long leaving may take, in seconds.
+
+    `requests`: for requests in flight; `streams`: for exec, attach, port-forward and logs. Both
+    count from the beginning of the drain.
+    """
+
+    requests: float
+    streams: float
+
+
+class IDrainable(Interface):
+    """Something that leaves in an orderly way: a listener, later a worker or a replica."""
+
+    def drain() -> Deferred[None]:
+        """Take no new work, finish what is under way within its times, then fire.
+
+        Safe to call twice: the second caller waits for the same end.
+        """
+
+
+@attrs.frozen
+class CheckResult:
+    """Outcome of one readiness check. `detail` says in a sentence why."""
+
+    ok: bool
+    detail: str
+
+
+class IReadinessCheck(Interface):
+    """One condition without which a request that arrives now would not be served."""
+
+    name = Attribute("Short name as `/readyz?verbose` prints it, str, lower case with hyphens.")
+
+    def check() -> CheckResult:
+        """How it stands now, from what is already known: it must not wait for anything."""
+
+
+@attrs.frozen
+class AccessRecord:
+    """One request that was answered, as the audit trail keeps it (spec/dataplane.md 1.13).
+
+    `path` has no query: selectors and commands may hold secrets. `user` and `node` are empty for
+    a caller nobody knows. `denied` is the label of an answer of our own, else empty.
+    `duration` in seconds; `sent` and `received` in bytes of bodies or streams, from the client's
+    point of view of the proxy: `sent` went to the client.
+    """
+
+    user: str
+    node: str
+    groups: tuple[str, ...]
+    address: str
+    service: str
+    listener: str
+    method: str
+    path: str
+    verb: str
+    status: int
+    sent: int
+    received: int
+    duration: float
+    upgrade: str
+    recorded: bool
+    denied: str
+    user_agent: str
+
+
+class IAuditSink(Interface):
+    """Where the audit trail goes. Never waits, never raises."""
+
+    def answered(record: AccessRecord) -> None:
+        """A request has its answer (for streams: the stream has ended)."""
+
+
+@attrs.frozen
+class PluginContext:
+    """What a plugin's resource may know of the service.
+
+    `options` is the plugin's own object from the configuration, `Tailproxy.Plugins.NAME`.
+    """
+
+    options: Mapping[str, Any]
+    version: str
+    mode: str
+    upstream: IUpstream
+
+
+class IResourcePlugin(Interface):
+    """A resource that another distribution adds (found by `twisted.plugin.getPlugins`).
+
+    On the tailnet listeners it is at `/.tailproxy/NAME`, reached by known callers only; with the
+    mount `admin` it is at `/NAME` of the admin listener, where there is no caller.
+    """
+
+    name = Attribute("Lower-case letters, digits and hyphens.")
+    mount = Attribute("`tailnet` or `admin`.")
+
+    def resource(context: PluginContext) -> IResource:
+        """Any `twisted.web` resource. Called once, at start. On a tailnet listener each request
+        adapts to `IIdentity`; its body was read before, 1 MiB at most."""
