@@ -84,7 +84,8 @@ class ResponseHead:
 
 class IResponseReceiver(Interface):
     """Takes one answer of the API server, in this order: any interim answers, then either head,
-    body chunks and end, or a switch of protocols; or a failure at any point, which is last."""
+    body chunks and end, or a switch of protocols; or a failure at any point, which is last.
+    """
 
     def response_interim(head: ResponseHead) -> None:
         """A 1xx answer other than 101."""
@@ -165,7 +166,8 @@ class IUpstream(Interface):
 
     def send(request: UpstreamRequest, receiver: IResponseReceiver) -> IExchange:
         """Begin a request. The receiver hears everything else, failures to connect included;
-        nothing is sent before the server is verified (design rule 9)."""
+        nothing is sent before the server is verified (design rule 9).
+        """
 
 
 class IClusterAccess(Interface):
@@ -319,4 +321,5 @@ class IResourcePlugin(Interface):
 
     def resource(context: PluginContext) -> IResource:
         """Any `twisted.web` resource. Called once, at start. On a tailnet listener each request
-        adapts to `IIdentity`; its body was read before, 1 MiB at most."""
+        adapts to `IIdentity`; its body was read before, 1 MiB at most.
+        """
