@@ -1,0 +1,1 @@
+"""The tests of tailproxy, and the lab they run in."""
