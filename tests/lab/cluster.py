@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from tests.lab import kubeconfig, pki
 from tests.lab.api import Api
 from tests.lab.errors import LabError
-from tests.lab.network import Network, Ports
+from tests.lab.network import MACHINE, Network, Ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +50,6 @@ class Cluster(ABC):
     kind: ClassVar[str]
     #: The programs it runs, by their names in `tests.lab.build`.
     parts: ClassVar[tuple[str, ...]]
-    #: Who may look after a failed start: the order in which `start` does things is the kind's own.
     network: Network
     api_address: tuple[str, int]
 
@@ -161,7 +160,7 @@ class Cluster(ABC):
         ]  # fmt: skip
 
     def start_apiserver(self) -> None:
-        """Start kube-apiserver, again after `stop_apiserver` with the same data, and wait for it."""
+        """Start kube-apiserver (again, with the same data) and wait for it."""
         (self.run / "audit-policy.yaml").write_text(AUDIT_POLICY)
         self.processes.start(
             "kube-apiserver",
@@ -287,7 +286,7 @@ class GivenCluster(Cluster):
 
     kind = "given"
     parts = ("kubectl",)
-    network = Network()
+    network = MACHINE
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where a part of the lab can be reached: this machine's network, or a namespace of the lab's own."""
+"""Where a part of the lab can be reached: this machine's network, or a namespace of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Network:
     prefix: tuple[str, ...] = ()
     namespace: Path | None = None
 
-    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    def open_socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM
+    ) -> socket.socket:
         """A new socket of this network.
 
         A socket stays in the namespace it was made in, so this process can use one of the lab's
@@ -66,7 +68,7 @@ class Network:
         :raises OSError: nothing answers there.
         """
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        sock = self.socket(family)
+        sock = self.open_socket(family)
         try:
             sock.settimeout(timeout)
             sock.connect(address)
@@ -74,6 +76,10 @@ class Network:
             sock.close()
             raise
         return sock
+
+
+#: The network of this machine.
+MACHINE = Network()
 
 
 class Ports:

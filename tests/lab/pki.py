@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         CertificateIssuerPrivateKeyTypes,
     )
 
-YEAR = datetime.timedelta(days=365)
+YEAR = dt.timedelta(days=365)
 #: Names by which the API server is known inside every cluster, and on this machine.
 SERVER_NAMES = (
     "localhost",
@@ -80,14 +80,14 @@ class Authority:
 
     def __init__(self, name: str = "lab-ca") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         self._certificate = (
             x509.CertificateBuilder()
             .subject_name(_subject(name))
             .issuer_name(_subject(name))
             .public_key(self._key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_before(now - dt.timedelta(hours=1))
             .not_valid_after(now + YEAR)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(
@@ -121,8 +121,8 @@ class Authority:
         *,
         organizations: Iterable[str] = (),
         names: Iterable[str] = (),
-        valid_from: datetime.datetime | None = None,
-        valid_until: datetime.datetime | None = None,
+        valid_from: dt.datetime | None = None,
+        valid_until: dt.datetime | None = None,
     ) -> KeyPair:
         """A certificate for servers and clients.
 
@@ -131,7 +131,7 @@ class Authority:
         :param valid_from: an hour ago, unless told.
         :param valid_until: in a year, unless told.
         """
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         key = ec.generate_private_key(ec.SECP256R1())
         builder = (
             x509.CertificateBuilder()
@@ -139,7 +139,7 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(valid_from or now - datetime.timedelta(hours=1))
+            .not_valid_before(valid_from or now - dt.timedelta(hours=1))
             .not_valid_after(valid_until or now + YEAR)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
@@ -163,12 +163,12 @@ class Authority:
 
     def issue_expired(self, common_name: str, *, names: Iterable[str] = ()) -> KeyPair:
         """A certificate that went out of date an hour ago."""
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         return self.issue(
             common_name,
             names=names,
-            valid_from=now - datetime.timedelta(days=2),
-            valid_until=now - datetime.timedelta(hours=1),
+            valid_from=now - dt.timedelta(days=2),
+            valid_until=now - dt.timedelta(hours=1),
         )
 
 

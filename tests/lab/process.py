@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab.errors import LabError
-from tests.lab.network import Network
+from tests.lab.network import MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from tests.lab.network import Network
 
 #: The variable that every process of a lab inherits; its value is the lab's run folder.
 MARK = "TAILPROXY_LAB_RUN"
@@ -147,7 +149,7 @@ class Processes:
     def __contains__(self, name: object) -> bool:
         return name in self._all
 
-    def __iter__(self) -> Iterable[Process]:
+    def __iter__(self) -> Iterator[Process]:
         return iter(list(self._all.values()))
 
     def start(
@@ -155,7 +157,7 @@ class Processes:
         name: str,
         argv: Sequence[str | Path],
         *,
-        network: Network = Network(),
+        network: Network = MACHINE,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> Process:

