@@ -63,7 +63,8 @@ class UpstreamRequest:
     """A request as it leaves for the API server, but for its body.
 
     `target` is the client's request target byte for byte; the upstream puts its path prefix
-    in front. `headers` is complete, in order: the policy has made and checked it.
+    in front. `headers` is complete, in order: the policy has made and checked it. `has_body`:
+    whether anything will be written; `chunked`: its length is not among the headers.
     """
 
     method: bytes
@@ -71,6 +72,7 @@ class UpstreamRequest:
     headers: Sequence[Header]
     upgrade: bytes | None = None
     has_body: bool = False
+    chunked: bool = False
 
 
 @attrs.frozen
@@ -83,9 +85,17 @@ class ResponseHead:
 
 
 class IResponseReceiver(Interface):
-    """Takes one answer of the API server, in this order: any interim answers, then either head,
-    body chunks and end, or a switch of protocols; or a failure at any point, which is last.
+    """Takes one answer of the API server.
+
+    In this order: any interim answers, then either head, body chunks and end, or a switch of
+    protocols; or a failure at any point, which is last.
     """
+
+    def request_sent() -> None:
+        """The request's head is on its way: there was a connection, and the server is verified.
+
+        Twice when the request had to be repeated on another connection.
+        """
 
     def response_interim(head: ResponseHead) -> None:
         """A 1xx answer other than 101."""
@@ -158,8 +168,8 @@ class IUpstream(Interface):
 
     host = Attribute("Value of the Host header, bytes.")
 
-    def authorization() -> bytes | None:
-        """Our own Authorization header's value now, or None where a client certificate serves.
+    def bearer() -> bytes | None:
+        """Our own token now, or None where a client certificate serves.
 
         :raises UpstreamError: there is no usable credential (503).
         """
@@ -189,8 +199,8 @@ class IClusterAccess(Interface):
         :raises UpstreamError: the CA or the client certificate cannot be read (503).
         """
 
-    def authorization() -> bytes | None:
-        """Our Authorization header's value, or None without a token.
+    def bearer() -> bytes | None:
+        """Our token, without the word `Bearer`; None where a client certificate serves.
 
         :raises UpstreamError: a token is configured and there is none (503).
         """

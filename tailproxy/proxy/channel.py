@@ -1,0 +1,475 @@
+"""The server side of HTTP/1.1: one client connection, one request at a time.
+
+Parsing is llhttp's (`httptools`), the judgement of what it lets pass is
+`tailproxy.wire.http1.check_request`. The root resource is called when a request's headers are
+complete. Whatever looks like an attempt to smuggle a request is answered with 400 or 431, and the
+connection is closed (RFC 9112, 11.2).
+
+Pipelined requests are not served: the request before them is answered, then the connection is
+closed, and their client sends them again (RFC 9112, 9.3.2 provides for that).
+
+A connection is in one of these states: between requests (`_request` is None), with a request
+under way, a stream that was taken over (`_stream`), or lingering: everything is said, and what the
+client still sends is thrown away for a moment, so that it can read our last words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from tailproxy.errors import ApiError
+from tailproxy.interfaces import IStream, IStreamReceiver
+from tailproxy.proxy.request import Request
+from tailproxy.wire.http1 import BadRequest, Framing, check_request, upgrade_of
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from tailproxy.policy.identity import Caller
+    from tailproxy.proxy.site import Site
+    from tailproxy.wire.http1 import Header
+
+# What a client may send ahead of the answer to its upgrade before it is made to wait.
+EARLY_BYTES = 64 * 1024
+# How long, and how much, a client may go on sending after our last answer to it.
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 1024 * 1024
+# How long a client may take to accept that we close.
+CLOSE_SECONDS = 10.0
+TRAILER_BYTES = 64 * 1024
+
+
+@implementer(IStream)
+class ClientStream:
+    """The client's end of an upgraded connection."""
+
+    def __init__(self, channel: HTTPChannel, early: bytes) -> None:
+        self._channel = channel
+        self._early = early
+        self._receiver: IStreamReceiver | None = None
+        self._lost = False
+        self._half_closed = False
+        self.transport: Any = channel.transport
+
+    def deliver_to(self, receiver: IStreamReceiver) -> None:
+        """From now on the bytes go there, first those that came early."""
+        self._receiver = receiver
+        if self._early:
+            early, self._early = self._early, b""
+            receiver.stream_data(early)
+        if self._lost:
+            receiver.stream_lost()
+            return
+        self._channel.resume_reading()
+        if self._half_closed:
+            receiver.stream_half_closed()
+
+    def data(self, data: bytes) -> None:
+        """The channel has read something."""
+        if self._receiver is None:
+            self._early += data
+            self._channel.pause_reading()
+        else:
+            self._receiver.stream_data(data)
+
+    def half_closed(self) -> None:
+        """The client will send no more."""
+        self._half_closed = True
+        if self._receiver is not None:
+            self._receiver.stream_half_closed()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._lost = True
+        if self._receiver is not None:
+            self._receiver.stream_lost()
+
+
+@implementer(IHalfCloseableProtocol)
+class HTTPChannel(Protocol):
+    """One client connection.
+
+    :param site: the root resource, limits and sinks.
+    :param caller: who is at the other end, as address.
+    :param listener: name of the listener that took the connection.
+    """
+
+    _log = Logger()
+    transport: Any
+
+    def __init__(self, site: Site, caller: Caller, listener: str) -> None:
+        self.site = site
+        self.caller = caller
+        self.listener = listener
+        self.clock: IReactorTime = site.clock
+        self.draining = site.draining
+        self._request: Request | None = None
+        self._stream: ClientStream | None = None
+        self._early = b""
+        self._lingered: int | None = None
+        self._closing = False
+        self._reading = True
+        self._timer: IDelayedCall | None = None
+        self._waiting_until: float | None = None
+        self._new_message()
+
+    # The parser's callbacks. They only take notes; `_feed` acts on them.
+
+    def _new_message(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._forget_message()
+
+    def _forget_message(self) -> None:
+        self._target = b""
+        self._headers: list[Header] = []
+        self._chunks: list[bytes] = []
+        self._trailers: list[Header] = []
+        self._head_size = 0
+        self._trailer_size = 0
+        self._begun = False
+        self._head_complete = False
+        self._message_complete = False
+        self._pipelined = False
+
+    def on_message_begin(self) -> None:
+        """A request begins; a second one in the same read is not served."""
+        if self._message_complete:
+            self._pipelined = True
+        self._begun = True
+
+    def on_url(self, part: bytes) -> None:
+        """A part of the request target."""
+        if not self._pipelined:
+            self._target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or behind a body in chunks a trailer."""
+        if self._pipelined:
+            return
+        if self._head_complete:
+            self._trailer_size += len(name) + len(value)
+            self._trailers.append((name, value))
+        else:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        if not self._pipelined:
+            self._head_complete = True
+
+    def on_body(self, chunk: bytes) -> None:
+        """Bytes of the body."""
+        if not self._pipelined:
+            self._chunks.append(chunk)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._message_complete = True
+
+    # What the transport says.
+
+    def connectionMade(self) -> None:
+        """Wait for a request."""
+        self._waiting_until = self.clock.seconds() + self.site.limits.idle_seconds
+        self._timer = self.clock.callLater(self.site.limits.header_seconds, self._check_time)
+        self.site.opened(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take the next bytes, for whatever state we are in."""
+        if self._stream is not None:
+            self._stream.data(data)
+        elif self._lingered is not None:
+            self._linger(len(data))
+        elif self._request is not None and self._request.complete:
+            if self._request.upgrade is not None:
+                self._hold_early(data)
+            else:
+                self._pipelined = True
+        else:
+            self._feed(data)
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more. Only a stream can live on with that."""
+        if self._stream is not None:
+            self._stream.half_closed()
+        else:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """We have closed our half; nothing follows from it."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client is gone."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.site.closed(self)
+        if self._stream is not None:
+            self._stream.lost()
+        elif self._request is not None:
+            request, self._request = self._request, None
+            request.lost()
+
+    # Reading a request.
+
+    def _feed(self, data: bytes) -> None:
+        if not self._head_complete:
+            if self._head_size == 0:
+                self._waiting_until = self.clock.seconds() + self.site.limits.header_seconds
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._hold_early(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._malformed(BadRequest(400, f"the request is malformed ({error})"))
+            return
+        if not self._head_complete:
+            if self._head_size > self.site.limits.header_bytes:
+                self._malformed(_too_large(self.site.limits.header_bytes))
+            return
+        request = self._request
+        if request is None:
+            request = self._begin()
+            if request is None:
+                return
+        if self._trailer_size > TRAILER_BYTES:
+            self._malformed(BadRequest(431, "the trailers are too large"))
+            return
+        self._pass_body(request)
+
+    def _begin(self) -> Request | None:
+        """The head is complete: judge it, make the request and hand it to the root resource."""
+        headers = self._headers
+        method: bytes = self._parser.get_method()
+        version: str = self._parser.get_http_version()
+        try:
+            if sum(len(name) + len(value) for name, value in headers) > (
+                self.site.limits.header_bytes
+            ):
+                raise _too_large(self.site.limits.header_bytes)
+            framing = check_request(method, self._target, version, headers)
+            upgrade = upgrade_of(headers)
+            if (upgrade is not None) != self._parser.should_upgrade():
+                raise BadRequest(400, "Connection and Upgrade contradict each other")
+            if upgrade is not None and (framing.chunked or framing.length):
+                # llhttp reads no body behind a head that asks for an upgrade, so that where
+                # the body ends would be a matter of opinion.
+                raise BadRequest(400, "a request that asks for an upgrade must have no body")
+        except BadRequest as error:
+            self._malformed(error)
+            return None
+        self._waiting_until = None
+        request = self._request = Request(
+            self,
+            method,
+            self._target,
+            version,
+            headers,
+            framing,
+            upgrade,
+            keep_alive=upgrade is not None or self._parser.should_keep_alive(),
+        )
+        if self._message_complete:
+            request.complete = True
+        self.site.root.render(request)
+        return request
+
+    def _pass_body(self, request: Request) -> None:
+        body = request.body
+        if self._chunks:
+            chunks, self._chunks = self._chunks, []
+            request.received += sum(map(len, chunks))
+            if body is not None and not request.gone:
+                body.data(chunks)
+        if self._message_complete:
+            request.complete = True
+            if body is not None and not request.gone:
+                body.end(self._trailers)
+
+    def _malformed(self, error: BadRequest) -> None:
+        """Refuse what is no proper request, and close."""
+        request = self._request
+        if request is not None and request.started:
+            request.abort()
+            if request.handler is not None:
+                request.handler.client_lost()
+            return
+        if request is None:
+            request = self._request = Request(
+                self,
+                b"GET" if not self._head_complete else self._parser.get_method(),
+                _printable(self._target),
+                "1.1",
+                [],
+                _NO_FRAMING,
+                None,
+                keep_alive=False,
+            )
+        elif request.handler is not None:
+            request.handler.client_lost()
+        request.keep_alive = False
+        request.complete = False
+        request.refuse(ApiError(error.code, "malformed-request", error.message))
+
+    def _hold_early(self, data: bytes) -> None:
+        self._early += data
+        if len(self._early) >= EARLY_BYTES:
+            self.pause_reading()
+
+    # What a request says of its answer.
+
+    def write(self, data: bytes) -> None:
+        """Send bytes to the client."""
+        self.transport.write(data)
+
+    def answered(self, request: Request) -> None:
+        """The answer is complete: go on with the next request, or close."""
+        if request is not self._request:
+            return
+        self._request = None
+        if not request.complete:
+            self._begin_lingering()
+        elif self._pipelined or self._early or not request.keep_alive or self.draining:
+            self._close()
+        else:
+            self._await_next(request)
+
+    def _await_next(self, request: Request) -> None:
+        if request.upgrade is not None:
+            self._new_message()  # llhttp has stopped behind a head that asked for an upgrade
+        else:
+            self._forget_message()
+        self._waiting_until = self.clock.seconds() + self.site.limits.idle_seconds
+        self.resume_reading()
+
+    def abort(self, request: Request) -> None:
+        """End the connection at once."""
+        if request is self._request:
+            self._request = None
+        self._closing = True
+        self.transport.abortConnection()
+
+    def take_over(self, request: Request) -> ClientStream:
+        """Become a stream of bytes, those that came early first."""
+        early, self._early = self._early, b""
+        self._waiting_until = None
+        self._stream = ClientStream(self, early)
+        if request is self._request:
+            self._request = None
+        return self._stream
+
+    # Back-pressure.
+
+    def pause_reading(self) -> None:
+        """Let the client wait."""
+        if self._reading:
+            self._reading = False
+            self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self._reading and not self._closing:
+            self._reading = True
+            self.transport.resumeProducing()
+
+    def register_producer(self, producer: Any) -> None:
+        """Slow down whoever makes the answer while the client reads slowly."""
+        self.transport.registerProducer(producer, True)
+
+    def unregister_producer(self) -> None:
+        """There is no more to slow down."""
+        self.transport.unregisterProducer()
+
+    # The end.
+
+    def drain(self) -> None:
+        """Take no more requests; end what never ends by itself."""
+        self.draining = True
+        if self._request is not None:
+            if self._request.handler is not None:
+                self._request.handler.drain()
+        elif self._stream is None and self._lingered is None and not self._begun:
+            self._close()
+
+    @property
+    def long_running(self) -> bool:
+        """Whether the connection carries something that has no end of its own."""
+        if self._stream is not None:
+            return True
+        request = self._request
+        return request is not None and request.handler is not None and request.handler.long_running
+
+    def end_now(self) -> None:
+        """The time for leaving is over."""
+        self._closing = True
+        self.transport.abortConnection()
+
+    def _close(self) -> None:
+        self._closing = True
+        self._check_in(CLOSE_SECONDS)
+        self.transport.loseConnection()
+
+    def _begin_lingering(self) -> None:
+        """Everything is said, but the client may still be sending: closing now would have its
+        system throw away our answer (RFC 9112, 9.6).
+        """
+        self._lingered = 0
+        self._waiting_until = self.clock.seconds() + LINGER_SECONDS
+        self._check_in(LINGER_SECONDS)
+        # TLS has no such thing in Twisted: there the client reads `Connection: close`.
+        lose_write = getattr(self.transport, "loseWriteConnection", None)
+        if lose_write is not None:
+            lose_write()
+        self.resume_reading()
+
+    def _linger(self, size: int) -> None:
+        self._lingered = (self._lingered or 0) + size
+        if self._lingered > LINGER_BYTES:
+            self._close()
+
+    def _check_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.reset(seconds)
+
+    def _check_time(self) -> None:
+        now = self.clock.seconds()
+        again = self.site.limits.header_seconds
+        self._timer = None
+        if self._closing:
+            # The client has not taken our goodbye.
+            self.transport.abortConnection()
+            return
+        if self._waiting_until is not None:
+            if now >= self._waiting_until:
+                self._out_of_time()
+                return
+            again = min(again, self._waiting_until - now)
+        self._timer = self.clock.callLater(again, self._check_time)
+
+    def _out_of_time(self) -> None:
+        self._timer = self.clock.callLater(CLOSE_SECONDS, self._check_time)
+        if self._lingered is None and self._begun:
+            self._malformed(BadRequest(408, "the request's head took too long"))
+        else:
+            self._close()
+
+
+_NO_FRAMING = Framing(length=0, chunked=False)
+
+
+def _too_large(limit: int) -> BadRequest:
+    return BadRequest(431, f"the request's head is larger than {limit} bytes")
+
+
+def _printable(target: bytes) -> bytes:
+    """A target that may be written to a log: what is there, without control characters."""
+    return bytes(byte for byte in target[:1024] if 0x21 <= byte <= 0x7E) or b"/"

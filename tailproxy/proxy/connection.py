@@ -1,0 +1,354 @@
+"""The client side of HTTP/1.1: one connection to the API server, one exchange at a time.
+
+Nothing is sent before the handshake is done and the server's name has been verified here, on the
+connection itself (design rule 9); chain and validity are OpenSSL's part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from OpenSSL import SSL
+from service_identity import VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHandshakeListener, IOpenSSLClientConnectionCreator
+from twisted.internet.protocol import Protocol, connectionDone
+from zope.interface import implementer
+
+from tailproxy.errors import UpstreamError
+from tailproxy.interfaces import IStream, IStreamReceiver, ResponseHead
+from tailproxy.wire.addresses import parse_ip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+    from twisted.python.failure import Failure
+
+    from tailproxy.proxy.upstream import Exchange
+    from tailproxy.wire.http1 import Header
+
+HEAD_BYTES = 64 * 1024
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, as far as people meet them.
+_CHAIN_ERRORS = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is self-signed and not the configured CA",
+    19: "its chain ends in a CA that is not the configured one",
+    20: "its issuer is not the configured CA",
+    21: "its issuer is not the configured CA",
+    26: "it is not meant for servers",
+}
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ServerVerification:
+    """Makes the TLS connection for one dial and remembers what was wrong with the server.
+
+    :param context: verifies chain and validity.
+    :param server_name: host name or IP address that the certificate must have.
+    """
+
+    def __init__(self, context: SSL.Context, server_name: str) -> None:
+        self._context = context
+        self._server_name = server_name
+        self._is_address = parse_ip(server_name) is not None
+        self._chain_error: int | None = None
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection in client state; SNI is sent for names only (RFC 6066, 3)."""
+        connection = SSL.Connection(self._context, None)
+        connection.set_verify(SSL.VERIFY_PEER, self._judge)
+        if not self._is_address:
+            connection.set_tlsext_host_name(self._server_name.encode("idna"))
+        connection.set_connect_state()
+        return connection
+
+    def _judge(
+        self, connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int
+    ) -> bool:
+        if not ok and self._chain_error is None:
+            self._chain_error = error
+        return bool(ok)
+
+    def verify_name(self, connection: SSL.Connection) -> None:
+        """Check the certificate's names (RFC 9525).
+
+        :raises UpstreamError: it is for somebody else.
+        """
+        try:
+            if self._is_address:
+                verify_ip_address(connection, self._server_name)
+            else:
+                verify_hostname(connection, self._server_name)
+        except VerificationError as error:
+            raise UpstreamError(
+                502, "tls", f"its certificate is not for {self._server_name}"
+            ) from error
+
+    def explain(self, failure: Failure) -> UpstreamError:
+        """Why the connection ended before it could be used."""
+        if self._chain_error is not None:
+            why = _CHAIN_ERRORS.get(self._chain_error, f"OpenSSL's error {self._chain_error}")
+            return UpstreamError(502, "tls", f"its certificate is not valid: {why}")
+        if failure.check(SSL.Error):
+            return UpstreamError(502, "tls", f"the TLS handshake failed: {_ssl_words(failure)}")
+        return UpstreamError(502, "connect", "it closed the connection during the TLS handshake")
+
+
+def _ssl_words(failure: Failure) -> str:
+    reasons = [part[2] for part in getattr(failure.value, "args", [[]])[0] if len(part) > 2]
+    return ", ".join(filter(None, reasons)) or "for no reason that was given"
+
+
+@implementer(IStream)
+class UpstreamStream:
+    """The API server's end of an upgraded connection."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self._receiver: IStreamReceiver | None = None
+        self.transport: Any = connection.transport
+
+    def deliver_to(self, receiver: IStreamReceiver) -> None:
+        """From now on the bytes go there."""
+        self._receiver = receiver
+
+    def data(self, data: bytes) -> None:
+        """The connection has read something."""
+        if self._receiver is not None:
+            self._receiver.stream_data(data)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        if self._receiver is not None:
+            self._receiver.stream_lost()
+
+
+@implementer(IHandshakeListener)
+class UpstreamConnection(Protocol):
+    """One connection to the API server.
+
+    :param verification: of this very connection.
+    :param ready: called once with this connection when it may be used.
+    :param failed: called once instead, with an `UpstreamError`.
+    :param closed: called with this connection when it is gone.
+    """
+
+    transport: Any
+
+    def __init__(
+        self,
+        context: SSL.Context,
+        verification: ServerVerification,
+        ready: Callable[[UpstreamConnection], None],
+        failed: Callable[[UpstreamError], None],
+        closed: Callable[[UpstreamConnection], None],
+    ) -> None:
+        self.context = context
+        self._verification = verification
+        self._ready = ready
+        self._failed = failed
+        self._closed = closed
+        self._verified = False
+        self._exchange: Exchange | None = None
+        self._stream: UpstreamStream | None = None
+        self.used = False
+        self.idle_since = 0.0
+        self._parser = httptools.HttpResponseParser(self)
+        self._forget_message()
+
+    def handshakeCompleted(self) -> None:
+        """The chain is good; the name decides whether anything is sent."""
+        try:
+            self._verification.verify_name(self.transport.getHandle())
+        except UpstreamError as error:
+            self._give_up(error)
+            return
+        self._verified = True
+        self._ready(self)
+
+    def handshake_timed_out(self) -> None:
+        """The handshake takes too long."""
+        if not self._verified:
+            self._give_up(UpstreamError(504, "connect", "its TLS handshake takes too long"))
+
+    def _give_up(self, error: UpstreamError) -> None:
+        failed, self._failed = self._failed, _ignore
+        self.transport.abortConnection()
+        failed(error)
+
+    # Sending.
+
+    def begin(self, exchange: Exchange, head: bytes) -> None:
+        """Send a request's head. The connection must be free."""
+        self._exchange = exchange
+        self.transport.write(head)
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self._exchange = None
+        self.transport.abortConnection()
+
+    def close(self) -> None:
+        """End a connection that nobody uses."""
+        self.transport.loseConnection()
+
+    # The parser's callbacks. They only take notes; `dataReceived` acts on them.
+
+    def _forget_message(self) -> None:
+        self._reason = b""
+        self._headers: list[Header] = []
+        self._trailers: list[Header] = []
+        self._chunks: list[bytes] = []
+        self._head_size = 0
+        self._head_complete = False
+        self._head_passed = False
+        self._message_complete = False
+        self._interim: list[ResponseHead] = []
+        self._keep_alive = False
+        self._delimited = False
+        self._code = 0
+
+    def on_message_begin(self) -> None:
+        """Another answer begins: the final one behind an interim one, or one nobody asked for."""
+        self._surplus = self._message_complete
+
+    def on_status(self, part: bytes) -> None:
+        """A part of the reason phrase."""
+        self._reason += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or behind a body in chunks a trailer."""
+        if self._head_complete:
+            self._trailers.append((name, value))
+        else:
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head of an answer is complete."""
+        code: int = self._parser.get_status_code()
+        if 100 <= code < 200 and code != 101:
+            self._interim.append(ResponseHead(code, self._reason, self._headers))
+            self._reason, self._headers = b"", []
+            return
+        self._code = code
+        self._head_complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+        self._delimited = any(
+            name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self._headers
+        )
+
+    def on_body(self, chunk: bytes) -> None:
+        """Bytes of the body."""
+        self._chunks.append(chunk)
+
+    def on_message_complete(self) -> None:
+        """An answer is complete."""
+        if self._head_complete:
+            self._message_complete = True
+
+    # Receiving.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse what came and pass it on."""
+        if self._stream is not None:
+            self._stream.data(data)
+            return
+        if self._exchange is None:
+            # Nobody asked: whatever this is, the connection cannot be trusted with a request.
+            self.transport.abortConnection()
+            return
+        self._surplus = False
+        early = b""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            early = data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            if not (self._code == 101 and not self._head_passed):
+                self._fail(UpstreamError(502, "protocol", f"its answer is malformed ({error})"))
+                return
+        if not self._head_complete:
+            self._head_size += len(data)
+            if self._head_size > HEAD_BYTES:
+                self._fail(UpstreamError(502, "protocol", "the head of its answer is too large"))
+                return
+        self._pass_on(self._exchange, early)
+
+    def _pass_on(self, exchange: Exchange, early: bytes) -> None:
+        for head in self._interim:
+            exchange.interim(head)
+        self._interim = []
+        if not self._head_complete:
+            return
+        if not self._head_passed:
+            self._head_passed = True
+            head = ResponseHead(self._code, self._reason, self._headers)
+            if head.code == 101:
+                self._switch(exchange, head, early)
+                return
+            if not exchange.expects_body(head.code):
+                # llhttp doesn't know what was asked: behind a HEAD it would wait for a body.
+                self._parser = httptools.HttpResponseParser(self)
+                if self._chunks:
+                    self._fail(UpstreamError(502, "protocol", "it sent a body behind a HEAD"))
+                    return
+                self._message_complete = True
+            exchange.head(head)
+        if self._chunks:
+            chunks, self._chunks = self._chunks, []
+            exchange.body(chunks)
+        if self._message_complete:
+            self._end_message(exchange)
+
+    def _end_message(self, exchange: Exchange) -> None:
+        trailers = self._trailers
+        reusable = self._keep_alive and not self._surplus
+        self._forget_message()
+        self._exchange = None
+        exchange.end(trailers, reusable=reusable)
+
+    def _switch(self, exchange: Exchange, head: ResponseHead, early: bytes) -> None:
+        if not self._parser.should_upgrade() or not exchange.accepts_switch(head):
+            self._fail(UpstreamError(502, "protocol", "it switched to a protocol nobody asked for"))
+            return
+        self._exchange = None
+        self._stream = UpstreamStream(self)
+        exchange.switched(head, self._stream, early)
+
+    def _fail(self, error: UpstreamError) -> None:
+        exchange, self._exchange = self._exchange, None
+        self.transport.abortConnection()
+        if exchange is not None:
+            exchange.failed(error, answered=True)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The API server is gone, or we have left."""
+        self._closed(self)
+        if not self._verified:
+            failed, self._failed = self._failed, _ignore
+            failed(self._verification.explain(reason))
+            return
+        if self._stream is not None:
+            self._stream.lost()
+            return
+        exchange, self._exchange = self._exchange, None
+        if exchange is None:
+            return
+        if self._head_passed and not self._delimited and reason.check(ConnectionDone):
+            # A body that ends with its connection (RFC 9112, 6.3), and it ended in good order.
+            exchange.end((), reusable=False)
+            return
+        answered = self._head_complete or self._head_size > 0
+        exchange.failed(
+            UpstreamError(502, "disconnect", "it closed the connection without an answer"),
+            answered=answered,
+        )
+
+
+def _ignore(error: UpstreamError) -> None:
+    """Somebody has been told already."""

@@ -1,0 +1,153 @@
+"""Joins two streams: what arrives at one leaves at the other, byte for byte (design rule 4).
+
+Each side is the producer of the other: when one reads slowly, the other is not read. Nothing is
+kept here; what is under way is in the two transports' write buffers, which are bounded.
+
+When one side sends no more but still reads, that is passed on where the other transport can say
+so, and the other direction goes on for a while; where it cannot (TLS), both sides are closed once
+what came has been delivered, as the API server's own proxy does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from tailproxy.interfaces import IStream, IStreamReceiver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+# How long the other direction may be silent after one has ended, and how long a goodbye may take.
+HALF_CLOSED_SECONDS = 30.0
+GOODBYE_SECONDS = 10.0
+
+
+@implementer(IStreamReceiver, IPushProducer)
+class _Direction:
+    """One way through the relay: from a stream to the other side's transport."""
+
+    __slots__ = ("_relay", "_sink", "_source", "bytes", "ended")
+
+    def __init__(self, relay: Relay, source: Any, sink: Any) -> None:
+        self._relay = relay
+        self._source = source
+        self._sink = sink
+        self.bytes = 0
+        self.ended = False
+
+    def stream_data(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self._relay.moved = True
+        self._sink.write(data)
+
+    def stream_half_closed(self) -> None:
+        self.ended = True
+        self._relay.half_closed(self._sink)
+
+    def stream_lost(self) -> None:
+        self.ended = True
+        self._relay.lost()
+
+    def pauseProducing(self) -> None:
+        self._source.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._source.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The sink is gone; its stream says so as well."""
+
+
+class Relay:
+    """Two streams as one.
+
+    :param client: the client's end.
+    :param upstream: the API server's end.
+    :param ended: called once, with the bytes that went up and down, when both are gone or going.
+    """
+
+    def __init__(
+        self,
+        client: IStream,
+        upstream: IStream,
+        clock: IReactorTime,
+        ended: Callable[[int, int], None],
+    ) -> None:
+        self._clock = clock
+        self._ended: Callable[[int, int], None] | None = ended
+        self._transports = (client.transport, upstream.transport)
+        self._up = _Direction(self, client.transport, upstream.transport)
+        self._down = _Direction(self, upstream.transport, client.transport)
+        self._client = client
+        self._upstream = upstream
+        self._timer: IDelayedCall | None = None
+        self._present = 2
+        self.moved = False
+
+    def start(self, early: bytes) -> None:
+        """Begin to copy.
+
+        :param early: what the API server sent right behind its 101.
+        """
+        client, upstream = self._transports
+        upstream.registerProducer(self._up, True)
+        client.registerProducer(self._down, True)
+        if early:
+            self._down.stream_data(early)
+        self._upstream.deliver_to(self._down)
+        self._client.deliver_to(self._up)
+
+    def half_closed(self, sink: Any) -> None:
+        """One side sends no more: say so to the other, and wait for its last words."""
+        lose_write = getattr(sink, "loseWriteConnection", None)
+        if lose_write is None or (self._up.ended and self._down.ended):
+            self.close()
+            return
+        sink.unregisterProducer()
+        lose_write()
+        self._await_silence()
+
+    def _await_silence(self) -> None:
+        self.moved = False
+        self._timer = self._clock.callLater(HALF_CLOSED_SECONDS, self._silent)
+
+    def _silent(self) -> None:
+        self._timer = None
+        if self.moved:
+            self._await_silence()
+        else:
+            self.close()
+
+    def lost(self) -> None:
+        """One side is gone."""
+        self.close()
+        self._present -= 1
+        if not self._present and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self) -> None:
+        """End both sides, each after what was written to it has been delivered."""
+        ended, self._ended = self._ended, None
+        if ended is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        for transport in self._transports:
+            transport.unregisterProducer()
+            # A paused transport would not notice that its peer says goodbye.
+            transport.resumeProducing()
+            transport.loseConnection()
+        # Somebody who does not read our last bytes must not keep the connection for ever.
+        self._timer = self._clock.callLater(GOODBYE_SECONDS, self._abort)
+        ended(self._up.bytes, self._down.bytes)
+
+    def _abort(self) -> None:
+        self._timer = None
+        for transport in self._transports:
+            transport.abortConnection()

@@ -1,0 +1,409 @@
+"""One request of a client, and its answer.
+
+The channel makes a `Request` when the *headers* are complete; the body may still be on its way.
+It is what the root resource gets. It carries the facts of the head, the caller and, once that is
+known, the identity; it hands out the body as it comes (`Body`), takes the answer piece by piece
+or whole, or gives the connection away for an upgrade (`take_over`).
+
+It is no `twisted.web.http.Request`: that one waits for the whole body and costs several times as
+much. `tailproxy.proxy.plugins` makes one of those for plugins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from tailproxy.errors import ApiError
+from tailproxy.interfaces import AccessRecord, ResponseHead
+from tailproxy.wire.requestinfo import is_discovery, request_info
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    from tailproxy.interfaces import IStream
+    from tailproxy.policy.identity import Caller, Identity
+    from tailproxy.proxy.channel import HTTPChannel
+    from tailproxy.wire.http1 import Framing, Header
+
+    class BodyReceiver(Protocol):
+        """Takes a request's body."""
+
+        def body_data(self, chunks: Sequence[bytes]) -> None:
+            """Bytes of the body, without their framing."""
+
+        def body_end(self, trailers: Sequence[Header]) -> None:
+            """The body is complete."""
+
+    class Handler(Protocol):
+        """Whoever answers a request hears what becomes of its client."""
+
+        def client_lost(self) -> None:
+            """The client has gone before the end of the answer."""
+
+        def drain(self) -> None:
+            """The service is leaving: end what never ends by itself."""
+
+        @property
+        def long_running(self) -> bool:
+            """Whether the stream's deadline counts in a drain, not the request's."""
+
+
+_NO_BODY = frozenset((204, 304))
+
+
+@implementer(IPushProducer)
+class Body:
+    """The body of a request, as a push producer of its chunks.
+
+    Until somebody takes it, it holds what has come and stops the client.
+    """
+
+    __slots__ = ("_channel", "_chunks", "_ended", "_paused", "_receiver", "_trailers")
+
+    def __init__(self, channel: HTTPChannel) -> None:
+        self._channel = channel
+        self._chunks: list[bytes] = []
+        self._receiver: BodyReceiver | None = None
+        self._ended = False
+        self._paused = False
+        self._trailers: Sequence[Header] = ()
+
+    def deliver_to(self, receiver: BodyReceiver) -> None:
+        """Give what is here and everything that comes to `receiver`."""
+        self._receiver = receiver
+        if self._chunks:
+            chunks, self._chunks = self._chunks, []
+            receiver.body_data(chunks)
+        if self._ended:
+            receiver.body_end(self._trailers)
+        elif not self._paused:
+            self._channel.resume_reading()
+
+    def data(self, chunks: list[bytes]) -> None:
+        """The channel has read a part of the body."""
+        if self._receiver is not None:
+            self._receiver.body_data(chunks)
+        else:
+            self._chunks += chunks
+            self._channel.pause_reading()
+
+    def end(self, trailers: Sequence[Header]) -> None:
+        """The channel has read the end of the body."""
+        self._ended = True
+        self._trailers = trailers
+        if self._receiver is not None:
+            self._receiver.body_end(trailers)
+
+    def pauseProducing(self) -> None:
+        """Stop reading from the client."""
+        self._paused = True
+        if not self._ended:
+            self._channel.pause_reading()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        self._paused = False
+        if not self._ended and self._receiver is not None:
+            self._channel.resume_reading()
+
+    def stopProducing(self) -> None:
+        """The API server takes no more; its answer, or its failure, decides what follows."""
+
+
+class Request:
+    """A request whose head is complete, and the way to answer it.
+
+    :ivar method: as sent.
+    :ivar target: the request target byte for byte.
+    :ivar version: `1.1` or `1.0`.
+    :ivar headers: all of them, in order, names as sent.
+    :ivar upgrade: value of the Upgrade header when the client asks for an upgrade, else None.
+    :ivar caller: where the connection comes from.
+    :ivar listener: name of the listener that took it.
+    :ivar identity: who that is; None until `WhoIsResource` knows.
+    :ivar body: None when there is none.
+    :ivar chunked: whether the body came in chunks, so that its length is not known.
+    :ivar complete: whether the whole body has arrived.
+    :ivar received_at: when the head was complete, in seconds of the reactor's clock.
+    :ivar gone: whether the client has gone or the answer is complete.
+    """
+
+    __slots__ = (
+        "_channel",
+        "_chunked_answer",
+        "_handler",
+        "_started",
+        "body",
+        "caller",
+        "chunked",
+        "complete",
+        "denied",
+        "gone",
+        "headers",
+        "identity",
+        "keep_alive",
+        "listener",
+        "method",
+        "received",
+        "received_at",
+        "recorded",
+        "sent",
+        "status",
+        "target",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(
+        self,
+        channel: HTTPChannel,
+        method: bytes,
+        target: bytes,
+        version: str,
+        headers: list[Header],
+        framing: Framing,
+        upgrade: bytes | None,
+        *,
+        keep_alive: bool,
+    ) -> None:
+        self._channel = channel
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.upgrade = upgrade
+        self.keep_alive = keep_alive
+        self.chunked = framing.chunked
+        self.body = Body(channel) if framing.chunked or framing.length else None
+        self.complete = False
+        self.caller: Caller = channel.caller
+        self.listener: str = channel.listener
+        self.received_at: float = channel.clock.seconds()
+        self.identity: Identity | None = None
+        self.gone = False
+        self.denied = ""
+        self.recorded = False
+        self.status = 0
+        self.sent = 0
+        self.received = 0
+        self._handler: Handler | None = None
+        self._started = False
+        self._chunked_answer = False
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    @property
+    def started(self) -> bool:
+        """Whether the head of the answer has been written."""
+        return self._started
+
+    @property
+    def handler(self) -> Handler | None:
+        """Whoever answers."""
+        return self._handler
+
+    def handle_by(self, handler: Handler) -> None:
+        """Say who answers, and so hears when the client goes."""
+        self._handler = handler
+
+    # Answers.
+
+    def interim(self, head: ResponseHead) -> None:
+        """Write a 1xx answer other than 101; clients of HTTP/1.0 know none (RFC 9110, 15.2)."""
+        if not self._started and self.version != "1.0":
+            self._channel.write(_head_bytes(head))
+
+    def start(self, head: ResponseHead) -> None:
+        """Write the head of the answer.
+
+        :param head: end-to-end headers only; a Content-Length among them is kept, else the body
+            goes in chunks (or, to HTTP/1.0, until the end of the connection).
+        """
+        self._started = True
+        self.status = head.code
+        lines = [b"HTTP/1.1 %d %b\r\n" % (head.code, head.reason)]
+        length = False
+        for name, value in head.headers:
+            lines.append(b"%b: %b\r\n" % (name, value))
+            if name.lower() == b"content-length":
+                length = True
+        if not length and not self.has_no_answer_body(head.code):
+            if self.version == "1.0":
+                self.keep_alive = False
+            else:
+                self._chunked_answer = True
+                lines.append(b"Transfer-Encoding: chunked\r\n")
+        # The rest of a body that has not arrived must not be taken for the next request.
+        if not self.keep_alive or not self.complete or self._channel.draining:
+            self.keep_alive = False
+            lines.append(b"Connection: close\r\n")
+        lines.append(b"\r\n")
+        self._channel.write(b"".join(lines))
+
+    def has_no_answer_body(self, code: int) -> bool:
+        """Whether an answer with this code has no body, whatever its headers say
+        (RFC 9112, 6.3).
+        """
+        return code in _NO_BODY or self.method == b"HEAD"
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Write a part of the answer's body, at once."""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.sent += len(data)
+        if self._chunked_answer:
+            if data:
+                self._channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            self._channel.write(data)
+
+    def finish(self, trailers: Sequence[Header] = ()) -> None:
+        """The answer is complete."""
+        if self._chunked_answer:
+            if trailers:
+                fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
+                self._channel.write(b"0\r\n" + fields + b"\r\n")
+            else:
+                self._channel.write(b"0\r\n\r\n")
+        self._account()
+        self._channel.answered(self)
+
+    def answer(
+        self,
+        code: int,
+        content_type: bytes,
+        body: bytes,
+        extra: Sequence[Header] = (),
+    ) -> None:
+        """Write a whole answer of our own."""
+        headers = [
+            (b"Content-Type", content_type),
+            (b"Content-Length", b"%d" % len(body)),
+            (b"Cache-Control", b"no-store"),
+            (b"X-Content-Type-Options", b"nosniff"),
+            *extra,
+        ]
+        self.start(ResponseHead(code, _REASONS.get(code, b"Error"), headers))
+        if not self.has_no_answer_body(code):
+            self.write((body,))
+        self.finish()
+
+    def refuse(self, error: ApiError) -> None:
+        """Answer with an error, or end the connection when the answer has begun already."""
+        if self.gone:
+            return
+        self.denied = error.label
+        if self._started:
+            self.abort()
+            return
+        content_type, body = error.body(discovery=is_discovery(self.method, self.target))
+        self.answer(error.code, content_type, body)
+
+    def abort(self) -> None:
+        """End the connection without ending the answer, so that it cannot be taken for whole."""
+        if not self.gone:
+            self._account()
+            self._channel.abort(self)
+
+    # Upgrades.
+
+    def take_over(self, head: ResponseHead) -> IStream:
+        """Write the head of a 101 and give the connection away as a stream of bytes.
+
+        What the client has sent already comes first in the stream.
+        """
+        self._started = True
+        self.status = head.code
+        self._channel.write(_head_bytes(head))
+        return self._channel.take_over(self)
+
+    def stream_ended(self) -> None:
+        """The stream that `take_over` gave has ended: tell the audit trail."""
+        self._account()
+
+    # What the answer goes to.
+
+    def register_producer(self, producer: Any) -> None:
+        """Slow down an `IPushProducer` while the client reads slowly."""
+        self._channel.register_producer(producer)
+
+    def unregister_producer(self) -> None:
+        """There is no more to slow down."""
+        self._channel.unregister_producer()
+
+    def lost(self) -> None:
+        """The channel has lost the client."""
+        if self.gone:
+            return
+        self._account()
+        if self._handler is not None:
+            self._handler.client_lost()
+
+    def _account(self) -> None:
+        self.gone = True
+        identity = self.identity
+        caller = self.caller
+        site = self._channel.site
+        site.audit.answered(
+            AccessRecord(
+                user=identity.user if identity is not None else "",
+                node=identity.node if identity is not None else "",
+                groups=identity.groups if identity is not None else (),
+                address=str(caller.address),
+                service=caller.service or "",
+                listener=self.listener,
+                method=self.method.decode("ascii", "replace"),
+                path=self.path.decode("ascii", "replace"),
+                verb=request_info(self.method, self.target).verb,
+                status=self.status,
+                sent=self.sent,
+                received=self.received,
+                duration=self._channel.clock.seconds() - self.received_at,
+                upgrade=(self.upgrade or b"").decode("ascii", "replace"),
+                recorded=self.recorded,
+                denied=self.denied,
+                user_agent=self.header(b"user-agent").decode("utf-8", "replace"),
+            )
+        )
+
+    def header(self, lower_name: bytes) -> bytes:
+        """The first value of a header, empty without one.
+
+        :param lower_name: its name in lower case.
+        """
+        for name, value in self.headers:
+            if name.lower() == lower_name:
+                return value
+        return b""
+
+
+def _head_bytes(head: ResponseHead) -> bytes:
+    fields = b"".join(b"%b: %b\r\n" % field for field in head.headers)
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.code, head.reason, fields)
+
+
+_REASONS = {
+    200: b"OK",
+    301: b"Moved Permanently",
+    308: b"Permanent Redirect",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}

@@ -1,0 +1,316 @@
+"""The leaf of the data plane: decides about a request and carries it to the API server.
+
+It never waits for a body. Headers are rewritten once, body chunks are passed on as they come,
+with back-pressure both ways; an answer 101 turns both connections into a `Relay`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+
+from tailproxy.errors import ApiError
+from tailproxy.interfaces import IResponseReceiver, ResponseHead, UpstreamRequest
+from tailproxy.policy.decide import Mode, Refusal, RequestHead, decide
+from tailproxy.policy.headers import check_outgoing, outgoing
+from tailproxy.policy.identity import Unsendable
+from tailproxy.proxy.relay import Relay
+from tailproxy.wire.http1 import response_end_to_end
+from tailproxy.wire.requestinfo import is_long_running, request_info
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+    from tailproxy.interfaces import IExchange, IStream, IUpstream
+    from tailproxy.metrics import Metrics
+    from tailproxy.policy.decide import Rules
+    from tailproxy.policy.identity import Identity
+    from tailproxy.proxy.request import Request
+    from tailproxy.wire.http1 import Header
+
+# A watch is ended between two events: behind a line of JSON, or when nothing has come for so long.
+QUIET_SECONDS = 0.1
+
+log = Logger()
+
+
+@implementer(IResource)
+class ReverseProxyResource:
+    """Everything that is not tailproxy's own goes to the API server from here.
+
+    :param rules: mode, and what becomes of a client's own impersonation.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self, upstream: IUpstream, rules: Rules, metrics: Metrics, clock: IReactorTime
+    ) -> None:
+        self.upstream = upstream
+        self.metrics = metrics
+        self.clock = clock
+        self._rules = rules
+
+    def render(self, request: Request) -> int:
+        """Decide, and forward or refuse. The request's identity is known by now."""
+        identity = request.identity
+        if identity is None:
+            raise RuntimeError("a request without an identity must not come here")
+        head = RequestHead(
+            request.method, request.target, request.version, request.headers, request.upgrade
+        )
+        decision = decide(identity, head, self._rules)
+        if isinstance(decision, Refusal):
+            if decision.cause is not None:
+                log.error(
+                    "no decision about {method} {path}: {cause!r}",
+                    method=request.method,
+                    path=request.path,
+                    cause=decision.cause,
+                )
+            request.refuse(ApiError(decision.code, decision.reason, decision.message))
+            return NOT_DONE_YET
+        if decision.unrecorded is not None:
+            self.metrics.unrecorded.inc()
+            log.warn(
+                "{user} may go on unrecorded with {method} {path}: {reason}",
+                user=identity.user,
+                method=request.method,
+                path=request.path,
+                reason=decision.unrecorded,
+            )
+        try:
+            headers = self._outgoing(request, identity)
+        except Unsendable as error:
+            request.refuse(ApiError(403, "unsendable", f"the request cannot be forwarded: {error}"))
+            return NOT_DONE_YET
+        except ApiError as error:
+            request.refuse(error)
+            return NOT_DONE_YET
+        Forwarding(self, request, decision.session or "").start(headers)
+        return NOT_DONE_YET
+
+    def _outgoing(self, request: Request, identity: Identity) -> list[Header]:
+        auth = self._rules.mode is not Mode.NOAUTH
+        impersonated = identity if auth else None
+        bearer = self.upstream.bearer() if auth else None
+        caller = request.caller
+        # Behind userspace networking the connection's own address says nothing to an auditor.
+        client = identity.addresses[0] if caller.local and identity.addresses else caller.address
+        headers = outgoing(
+            request.headers,
+            identity=impersonated,
+            upgrade=request.upgrade,
+            host=self.upstream.host,
+            client=client,
+            bearer=bearer,
+        )
+        check_outgoing(headers, impersonated, bearer)
+        return headers
+
+    def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
+        """Every path is answered here."""
+        return self
+
+    def putChild(self, path: bytes, child: IResource) -> None:
+        """There are no children."""
+        raise TypeError("the API server decides what is below")
+
+
+@implementer(IResponseReceiver, IPushProducer)
+class Forwarding:
+    """One request on its way to the API server, and its answer on the way back.
+
+    :param session: `exec`, `attach`, `portforward`, `node-exec`, or empty.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_draining",
+        "_exchange",
+        "_lines",
+        "_metrics",
+        "_producing",
+        "_quiet",
+        "_relay",
+        "_request",
+        "_sent",
+        "_session",
+        "_upstream",
+        "long_running",
+        "watch",
+    )
+
+    def __init__(self, proxy: ReverseProxyResource, request: Request, session: str) -> None:
+        self._upstream = proxy.upstream
+        self._metrics = proxy.metrics
+        self._clock = proxy.clock
+        self._request = request
+        self._session = session
+        self._exchange: IExchange | None = None
+        self._relay: Relay | None = None
+        self._producing = False
+        self._draining = False
+        self._sent = False
+        self._lines = False
+        self._quiet: IDelayedCall | None = None
+        info = request_info(request.method, request.target)
+        self.watch = info.verb == "watch"
+        self.long_running = is_long_running(info)
+
+    def start(self, headers: list[Header]) -> None:
+        """Send the request."""
+        request = self._request
+        body = request.body
+        request.handle_by(self)
+        self._exchange = self._upstream.send(
+            UpstreamRequest(
+                request.method,
+                request.target,
+                headers,
+                upgrade=request.upgrade,
+                has_body=body is not None,
+                chunked=request.chunked,
+            ),
+            self,
+        )
+        if body is not None and not request.gone:
+            self._exchange.register_body_producer(body)
+            body.deliver_to(self)
+
+    # The request's body.
+
+    def body_data(self, chunks: Sequence[bytes]) -> None:
+        """The client has sent a part of the body."""
+        if self._exchange is not None:
+            for chunk in chunks:
+                self._exchange.write_body(chunk)
+
+    def body_end(self, trailers: Sequence[Header]) -> None:
+        """The client has sent all of it."""
+        if self._exchange is not None:
+            self._exchange.end_body(trailers)
+
+    # The answer.
+
+    def request_sent(self) -> None:
+        """Measure what we added to the request's way, once."""
+        if not self._sent:
+            self._sent = True
+            self._metrics.added_latency.observe(self._clock.seconds() - self._request.received_at)
+
+    def response_interim(self, head: ResponseHead) -> None:
+        """Pass a 1xx on."""
+        self._request.interim(_for_client(head))
+
+    def response_head(self, head: ResponseHead) -> None:
+        """The answer begins."""
+        self._lines = any(
+            name.lower() == b"content-type" and value.startswith(b"application/json")
+            for name, value in head.headers
+        )
+        self._request.start(_for_client(head))
+        if self._draining:
+            self.drain()
+
+    def response_body(self, chunks: Sequence[bytes]) -> None:
+        """Pass a part of the body on, at once."""
+        if not self._producing:
+            self._producing = True
+            self._request.register_producer(self)
+        self._request.write(chunks)
+        if self._quiet is not None:
+            if self._lines and chunks[-1].endswith(b"\n"):
+                self._quiet.cancel()
+                self._end_watch()
+            else:
+                self._quiet.reset(QUIET_SECONDS)
+
+    def response_end(self, trailers: Sequence[Header]) -> None:
+        """The answer is complete."""
+        self._stop()
+        self._request.finish(trailers)
+
+    def response_switched(self, head: ResponseHead, stream: IStream, early: bytes) -> None:
+        """Both connections become one stream."""
+        request = self._request
+        client = request.take_over(head)
+        self._stop()
+        protocol = (request.upgrade or b"").decode("ascii", "replace").lower()
+        kind = "spdy" if protocol.startswith("spdy/") else protocol
+        gauge = self._metrics.sessions.labels(
+            kind if kind in {"spdy", "websocket"} else "other", self._session or "other"
+        )
+        gauge.inc()
+
+        def ended(received: int, sent: int) -> None:
+            gauge.dec()
+            self._metrics.session_bytes.labels("received").inc(received)
+            self._metrics.session_bytes.labels("sent").inc(sent)
+            request.received, request.sent = received, sent
+            request.stream_ended()
+
+        Relay(client, stream, self._clock, ended).start(early)
+
+    def response_failed(self, error: ApiError) -> None:
+        """There is no answer, or no more of it."""
+        self._stop()
+        self._request.refuse(error)
+
+    # What the client does.
+
+    def client_lost(self) -> None:
+        """Nobody waits any more: end the request at the API server too."""
+        exchange = self._exchange
+        self._stop()
+        if exchange is not None:
+            exchange.abort()
+
+    def drain(self) -> None:
+        """End a watch between two events; its client begins a new one elsewhere."""
+        self._draining = True
+        if self.watch and self._request.started and self._quiet is None:
+            self._quiet = self._clock.callLater(QUIET_SECONDS, self._end_watch)
+
+    def _end_watch(self) -> None:
+        self._quiet = None
+        exchange = self._exchange
+        if exchange is not None:
+            self._stop()
+            exchange.abort()
+            self._request.finish()
+
+    # Back-pressure: this is the producer of the answer.
+
+    def pauseProducing(self) -> None:
+        """The client reads slowly."""
+        if self._exchange is not None:
+            self._exchange.pause_response()
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        if self._exchange is not None:
+            self._exchange.resume_response()
+
+    def stopProducing(self) -> None:
+        """The client is gone; the channel says so as well."""
+
+    def _stop(self) -> None:
+        self._exchange = None
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+        if self._producing:
+            self._producing = False
+            self._request.unregister_producer()
+
+
+def _for_client(head: ResponseHead) -> ResponseHead:
+    return ResponseHead(head.code, head.reason, response_end_to_end(head.headers))
