@@ -1,0 +1,466 @@
+"""The object `Tailproxy` of the configuration: what the Tailscale operator's schema lacks.
+
+Every option with its key, its meaning and its default, and the rules between them. Unknown and
+repeated keys are errors here (design.md section 4).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tailproxy.policy.decide import ClientImpersonation
+from tailproxy.schema import (
+    FLAG,
+    PORT,
+    TEXT,
+    Choice,
+    Many,
+    MisfitError,
+    Nested,
+    Objects,
+    Scalar,
+    option,
+    parsed,
+    seconds,
+    whole,
+)
+from tailproxy.wire.addresses import IPAddress, unmapped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Where tailscaled's packages put its socket.
+_SOCKET = "/var/run/tailscale/tailscaled.sock"
+
+
+class ListenerKind(Enum):
+    """How clients reach a listener, and so how it knows their address."""
+
+    SERVE = "serve"
+    TAILNET = "tailnet"
+    LOOPBACK = "loopback"
+
+
+class ListenerTLS(Enum):
+    """Who ends TLS."""
+
+    TAILSCALED = "tailscaled"
+    OWN = "own"
+
+
+class ResolverKind(Enum):
+    """Who says which caller has an address."""
+
+    TAILSCALED = "tailscaled"
+    STATIC = "static"
+
+
+class CertificatesFrom(Enum):
+    """Where the listeners' certificates come from."""
+
+    TAILNET = "tailnet"
+    FILES = "files"
+    SELF_SIGNED = "self-signed"
+
+
+class LogFormat(Enum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+    AUTO = "auto"
+
+
+@attrs.frozen
+class Endpoint:
+    """An address to listen on. Without a host: whatever addresses the node has."""
+
+    host: IPAddress | None
+    port: int
+
+    def __str__(self) -> str:
+        if self.host is None:
+            return str(self.port)
+        return (
+            f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
+        )
+
+
+def _endpoint(value: Any) -> Endpoint:
+    """An `Endpoint` from `IP:PORT` or a port. No names: they mean different things to different
+    programs (spec/dataplane.md 1.1).
+    """
+    host, port = None, value
+    if isinstance(value, str):
+        before, colon, port = value.rpartition(":")
+        if colon:
+            host = _address(before[1:-1] if before[:1] + before[-1:] == "[]" else before)
+            if (host.version == 6) != before.startswith("["):
+                raise ValueError
+        if not (port.isascii() and port.isdigit()):
+            raise ValueError
+        port = int(port)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise ValueError
+    return Endpoint(host, port)
+
+
+def _address(text: str) -> IPAddress:
+    return unmapped(ipaddress.ip_address(text))
+
+
+def _service(text: str) -> str:
+    if not text.startswith("svc:") or len(text) == 4:
+        raise ValueError
+    return text
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(text).expanduser()
+
+
+_ADDRESS = parsed("an IP address", _address)
+_ENDPOINT = Scalar('"IP:PORT", with an IPv6 address in brackets, or a port', _endpoint)
+_PATH = parsed("the path of a file", _path)
+
+
+@attrs.frozen
+class Listener:
+    """One port that clients come in by."""
+
+    name: str = option("Name", TEXT, "Name in logs and metrics; the kind if left out.", default="")
+    kind: ListenerKind = option(
+        "Kind",
+        Choice(ListenerKind),
+        "`serve`: behind tailscaled's serve, which sends a PROXY v2 header; `tailnet`: on the"
+        " node's own addresses (kernel networking); `loopback`: behind a tailscaled with"
+        " userspace networking, without that header.",
+        default=ListenerKind.SERVE,
+    )
+    address: Endpoint | None = option(
+        "Address",
+        _ENDPOINT,
+        "Where to listen. If left out: 127.0.0.2:8443 for `serve`, port 443 of the node's"
+        " addresses for `tailnet`, 127.0.0.1:443 for `loopback`.",
+    )
+    service: str | None = option(
+        "Service",
+        parsed('the name of a Tailscale Service, such as "svc:kube"', _service),
+        "The Tailscale Service that this listener serves; APIServerProxy.ServiceName if left"
+        " out. Its grants count beside the node's.",
+    )
+    tls: ListenerTLS | None = option(
+        "TLS",
+        Choice(ListenerTLS),
+        "Who ends TLS; if left out `tailscaled` for `serve`, else `own`.",
+    )
+    redirect: bool = option(
+        "Redirect",
+        FLAG,
+        "Also answer port 80 of the node's addresses with a redirect to https; for `tailnet`.",
+        default=False,
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Check what the kind demands (design.md section 6, rule 10; spec/dataplane.md 1.1)."""
+        host = self.endpoint.host
+        if self.kind is ListenerKind.SERVE and (
+            host is None or not host.is_loopback or host == ipaddress.IPv4Address("127.0.0.1")
+        ):
+            raise MisfitError(
+                ("Address",),
+                "for the kind serve a loopback address other than 127.0.0.1, such as"
+                ' "127.0.0.2:8443": tailscaled lets tailnet nodes reach 127.0.0.1 directly, where'
+                " they could forge the PROXY header",
+            )
+        if self.kind is ListenerKind.LOOPBACK and (host is None or not host.is_loopback):
+            raise MisfitError(
+                ("Address",), 'for the kind loopback a loopback address, such as "127.0.0.1:443"'
+            )
+        if self.kind is ListenerKind.TAILNET and host is not None and host.is_unspecified:
+            raise MisfitError(
+                ("Address",),
+                "for the kind tailnet a port alone, or one address of the node: on all addresses"
+                " a host outside the tailnet could forge its source address",
+            )
+        if self.kind is not ListenerKind.SERVE and self.tls is ListenerTLS.TAILSCALED:
+            raise MisfitError(
+                ("TLS",),
+                f'"own" for the kind {self.kind.value}: tailscaled ends TLS for serve only',
+            )
+        if self.redirect and self.kind is not ListenerKind.TAILNET:
+            raise MisfitError(("Redirect",), "false, or the kind tailnet")
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where to listen, the kind's default included."""
+        if self.address is not None:
+            return self.address
+        return {
+            ListenerKind.SERVE: Endpoint(ipaddress.IPv4Address("127.0.0.2"), 8443),
+            ListenerKind.TAILNET: Endpoint(None, 443),
+            ListenerKind.LOOPBACK: Endpoint(ipaddress.IPv4Address("127.0.0.1"), 443),
+        }[self.kind]
+
+    @property
+    def own_tls(self) -> bool:
+        """Whether the listener ends TLS itself."""
+        return (self.tls or _TLS_OF_KIND[self.kind]) is ListenerTLS.OWN
+
+    @property
+    def label(self) -> str:
+        """Its name for logs and metrics."""
+        return self.name or self.kind.value
+
+
+_TLS_OF_KIND = {
+    ListenerKind.SERVE: ListenerTLS.TAILSCALED,
+    ListenerKind.TAILNET: ListenerTLS.OWN,
+    ListenerKind.LOOPBACK: ListenerTLS.OWN,
+}
+
+
+@attrs.frozen
+class Tailscaled:
+    """The tailscaled to work with."""
+
+    socket: Path = option("Socket", _PATH, "Its LocalAPI socket.", default=Path(_SOCKET))
+
+
+@attrs.frozen
+class StaticIdentity:
+    """One row of the static resolver's table."""
+
+    address: IPAddress = option(
+        "Address",
+        _ADDRESS,
+        "The address a caller has.",
+        default=ipaddress.IPv4Address("127.0.0.1"),
+    )
+    user: str = option("User", TEXT, "Login name; empty for a tagged node.", default="")
+    groups: tuple[str, ...] = option(
+        "Groups", Many(TEXT), "Groups that a grant would impersonate.", default=()
+    )
+    node: str = option("Node", TEXT, "FQDN of the caller's node.", default="node.static.invalid")
+    tags: tuple[str, ...] = option(
+        "Tags", Many(TEXT), 'Tags of the caller\'s node, such as "tag:ci".', default=()
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """A node belongs to a user or has tags, as on a tailnet."""
+        if bool(self.user) == bool(self.tags):
+            raise MisfitError(("User",), "either a User or Tags")
+
+
+@attrs.frozen
+class Resolver:
+    """How addresses become callers."""
+
+    kind: ResolverKind = option(
+        "Kind",
+        Choice(ResolverKind),
+        "`tailscaled` asks WhoIs; `static` is a table, for development on loopback addresses.",
+        default=ResolverKind.TAILSCALED,
+    )
+    identities: tuple[StaticIdentity, ...] = option(
+        "Identities", Many(Nested(StaticIdentity)), "The table of `static`.", default=()
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """A table is there for `static`, and only for it."""
+        if self.identities and self.kind is not ResolverKind.STATIC:
+            raise MisfitError(("Identities",), 'none, or the Kind "static"')
+
+
+@attrs.frozen
+class Upstream:
+    """The API server."""
+
+    kubeconfig: Path | None = option(
+        "Kubeconfig",
+        _PATH,
+        "A kubeconfig file. If left out: the pod's service account in a cluster, else the file"
+        " that KUBECONFIG names, else ~/.kube/config.",
+    )
+    context: str | None = option(
+        "Context", TEXT, "The kubeconfig's context; its current one if left out."
+    )
+
+
+@attrs.frozen
+class Certificates:
+    """What the listeners that end TLS themselves show."""
+
+    source: CertificatesFrom = option(
+        "Source",
+        Choice(CertificatesFrom),
+        "`tailnet`: from tailscaled; `files`: Chain and Key; `self-signed`: for development.",
+        default=CertificatesFrom.TAILNET,
+    )
+    chain: Path | None = option("Chain", _PATH, "PEM file of the certificate and its chain.")
+    key: Path | None = option("Key", _PATH, "PEM file of the certificate's key.")
+    names: tuple[str, ...] = option(
+        "Names",
+        Many(TEXT),
+        "Names to have certificates for. If empty: for `tailnet` those that tailscaled offers,"
+        " for `self-signed` localhost.",
+        default=(),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Files are named for `files`, and only for it."""
+        for key, path in (("Chain", self.chain), ("Key", self.key)):
+            if self.source is CertificatesFrom.FILES and path is None:
+                raise MisfitError((key,), 'the path of a PEM file, as the Source is "files"')
+            if self.source is not CertificatesFrom.FILES and path is not None:
+                raise MisfitError((key,), 'none, or the Source "files"')
+
+
+@attrs.frozen
+class Drain:
+    """How long leaving may take. Both count from its beginning."""
+
+    requests: float = option("Requests", seconds(), "Seconds for requests in flight.", default=10.0)
+    streams: float = option(
+        "Streams",
+        seconds(),
+        "Seconds for exec, attach, port-forward and logs; a pod's grace period must be longer.",
+        default=25.0,
+    )
+
+
+@attrs.frozen
+class Admin:
+    """The port of probes, metrics and version."""
+
+    address: IPAddress | None = option(
+        "Address",
+        _ADDRESS,
+        "Where to listen. If left out: POD_IP, else LocalAddr, else all addresses in a cluster"
+        " and 127.0.0.2 elsewhere.",
+    )
+    port: int | None = option("Port", PORT, "TCP port; LocalPort if left out.")
+
+
+@attrs.frozen
+class Log:
+    """Log lines on standard error."""
+
+    format: LogFormat = option(
+        "Format",
+        Choice(LogFormat),
+        "`json`: one object a line; `text`: for people; `auto`: text on a terminal, else json.",
+        default=LogFormat.AUTO,
+    )
+
+
+@attrs.frozen
+class Limits:
+    """Bounds of what a client may send and of how long things may take (spec/dataplane.md 1.11)."""
+
+    header_bytes: int = option(
+        "HeaderBytes", whole(8192, 16777216), "Size of a request's head.", default=1048576
+    )
+    header_seconds: float = option(
+        "HeaderSeconds",
+        seconds(1),
+        "Seconds for a request's head, and for the PROXY header in front of the first.",
+        default=10.0,
+    )
+    idle_seconds: float = option(
+        "IdleSeconds",
+        seconds(1),
+        "Seconds a connection may wait for its next request.",
+        default=180.0,
+    )
+    connect_seconds: float = option(
+        "ConnectSeconds",
+        seconds(1),
+        "Seconds to connect to the API server and to verify it.",
+        default=30.0,
+    )
+
+
+@attrs.frozen
+class Tailproxy:
+    """What the Tailscale operator's schema lacks."""
+
+    listeners: tuple[Listener, ...] = option(
+        "Listeners",
+        Many(Nested(Listener)),
+        "The ports clients come in by.",
+        default=(Listener(),),
+    )
+    tailscaled: Tailscaled = option(
+        "Tailscaled", Nested(Tailscaled), "The tailscaled to work with.", default=Tailscaled()
+    )
+    resolver: Resolver = option(
+        "Resolver", Nested(Resolver), "How addresses become callers.", default=Resolver()
+    )
+    upstream: Upstream = option("Upstream", Nested(Upstream), "The API server.", default=Upstream())
+    certificates: Certificates = option(
+        "Certificates",
+        Nested(Certificates),
+        "What listeners that end TLS themselves show.",
+        default=Certificates(),
+    )
+    client_impersonation: ClientImpersonation = option(
+        "ClientImpersonation",
+        Choice(ClientImpersonation),
+        "What to do with a client's own Impersonate- headers (kubectl --as): `refuse` the"
+        " request, or `strip` them.",
+        default=ClientImpersonation.REFUSE,
+    )
+    drain: Drain = option("Drain", Nested(Drain), "How long leaving may take.", default=Drain())
+    admin: Admin | None = option(
+        "Admin",
+        Nested(Admin),
+        "The port of probes, metrics and version. It is open when this object is there, or"
+        " HealthCheckEnabled or MetricsEnabled is true.",
+    )
+    log: Log = option("Log", Nested(Log), "Log lines on standard error.", default=Log())
+    limits: Limits = option(
+        "Limits", Nested(Limits), "Bounds of requests and times.", default=Limits()
+    )
+    plugins: Mapping[str, Mapping[str, Any]] = option(
+        "Plugins", Objects(), "Options of plugins, by plugin name.", default=attrs.Factory(dict)
+    )
+
+    def __attrs_post_init__(self) -> None:
+        """Check what one object demands of another."""
+        labels: set[str] = set()
+        addresses: set[Endpoint] = set()
+        static = self.resolver.kind is ResolverKind.STATIC
+        if not self.listeners:
+            raise MisfitError(("Listeners",), "at least one listener")
+        for index, listener in enumerate(self.listeners):
+            here = ("Listeners", index)
+            if listener.label in labels:
+                raise MisfitError((*here, "Name"), "a name that no other listener has")
+            if listener.endpoint in addresses and listener.endpoint.port:
+                raise MisfitError((*here, "Address"), "an address that no other listener has")
+            labels.add(listener.label)
+            addresses.add(listener.endpoint)
+            if static and listener.kind is ListenerKind.TAILNET:
+                raise MisfitError(
+                    (*here, "Kind"),
+                    '"serve" or "loopback", as the static resolver, which believes any'
+                    " address, is for loopback listeners",
+                )
+            if (
+                not static
+                and listener.kind is ListenerKind.LOOPBACK
+                and listener.endpoint.host != ipaddress.IPv4Address("127.0.0.1")
+            ):
+                raise MisfitError(
+                    (*here, "Address"),
+                    "for the kind loopback an address of the form 127.0.0.1:PORT: tailscaled"
+                    " forwards to that one only",
+                )
