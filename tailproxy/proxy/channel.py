@@ -177,7 +177,7 @@ class HTTPChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for a request."""
-        self._waiting_until = self.clock.seconds() + self.site.limits.idle_seconds
+        self._waiting_until = self.clock.seconds() + self.site.limits.header_seconds
         self._timer = self.clock.callLater(self.site.limits.header_seconds, self._check_time)
         self.site.opened(self)
 
@@ -381,9 +381,9 @@ class HTTPChannel(Protocol):
             self._reading = True
             self.transport.resumeProducing()
 
-    def register_producer(self, producer: Any) -> None:
+    def register_producer(self, producer: Any, *, streaming: bool) -> None:
         """Slow down whoever makes the answer while the client reads slowly."""
-        self.transport.registerProducer(producer, True)
+        self.transport.registerProducer(producer, streaming)
 
     def unregister_producer(self) -> None:
         """There is no more to slow down."""

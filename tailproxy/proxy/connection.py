@@ -6,6 +6,7 @@ connection itself (design rule 9); chain and validity are OpenSSL's part.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -19,7 +20,6 @@ from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import IStream, IStreamReceiver, ResponseHead
-from tailproxy.wire.addresses import parse_ip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ class ServerVerification:
     def __init__(self, context: SSL.Context, server_name: str) -> None:
         self._context = context
         self._server_name = server_name
-        self._is_address = parse_ip(server_name) is not None
+        self._is_address = _is_address(server_name)
         self._chain_error: int | None = None
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -97,6 +97,14 @@ class ServerVerification:
         if failure.check(SSL.Error):
             return UpstreamError(502, "tls", f"the TLS handshake failed: {_ssl_words(failure)}")
         return UpstreamError(502, "connect", "it closed the connection during the TLS handshake")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _ssl_words(failure: Failure) -> str:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from tailproxy.errors import ApiError
 from tailproxy.interfaces import AccessRecord, ResponseHead
 from tailproxy.wire.requestinfo import is_discovery, request_info
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
+    from tailproxy.errors import ApiError
     from tailproxy.interfaces import IStream
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.proxy.channel import HTTPChannel
@@ -329,9 +329,9 @@ class Request:
 
     # What the answer goes to.
 
-    def register_producer(self, producer: Any) -> None:
-        """Slow down an `IPushProducer` while the client reads slowly."""
-        self._channel.register_producer(producer)
+    def register_producer(self, producer: Any, *, streaming: bool = True) -> None:
+        """Slow down a producer while the client reads slowly."""
+        self._channel.register_producer(producer, streaming=streaming)
 
     def unregister_producer(self) -> None:
         """There is no more to slow down."""

@@ -101,15 +101,12 @@ class ReverseProxyResource:
         auth = self._rules.mode is not Mode.NOAUTH
         impersonated = identity if auth else None
         bearer = self.upstream.bearer() if auth else None
-        caller = request.caller
-        # Behind userspace networking the connection's own address says nothing to an auditor.
-        client = identity.addresses[0] if caller.local and identity.addresses else caller.address
         headers = outgoing(
             request.headers,
             identity=impersonated,
             upgrade=request.upgrade,
             host=self.upstream.host,
-            client=client,
+            client=identity.tailnet_address(request.caller),
             bearer=bearer,
         )
         check_outgoing(headers, impersonated, bearer)

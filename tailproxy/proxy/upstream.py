@@ -25,7 +25,6 @@ from tailproxy.proxy.connection import ServerVerification, UpstreamConnection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
@@ -283,7 +282,8 @@ class Upstream(Service):
     @property
     def prefix(self) -> bytes:
         """Path in front of every request target."""
-        return self._access.prefix
+        prefix: bytes = self._access.prefix
+        return prefix
 
     def bearer(self) -> bytes | None:
         """Our own token."""
@@ -293,7 +293,7 @@ class Upstream(Service):
         """The API server did not accept our credential."""
         self._access.rejected()
 
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> None:
         """Close what is idle; exchanges under way end with their requests."""
         if self._sweep is not None:
             self._sweep.cancel()
@@ -301,7 +301,7 @@ class Upstream(Service):
         for connection in list(self._open):
             connection.close()
         self._idle = []
-        return super().stopService()
+        super().stopService()
 
     def send(self, request: UpstreamRequest, receiver: IResponseReceiver) -> Exchange:
         """Begin a request on a kept connection or on a new one."""

@@ -1,0 +1,68 @@
+"""The data plane as one service: it starts listening last and leaves in order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from tailproxy.interfaces import CheckResult, IDrainable, IReadinessCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tailproxy.proxy.listener import Listener
+    from tailproxy.proxy.site import Site
+    from tailproxy.proxy.upstream import Upstream
+
+
+@implementer(IDrainable, IReadinessCheck)
+class DataPlane(MultiService):
+    """Listeners, what they share, and the way to the API server.
+
+    `stopService` means drained: nothing new is taken, requests are finished, watches ended
+    between two events, streams left until their deadline, and only then the upstream closed.
+    """
+
+    _log = Logger()
+    name = "listeners"
+
+    def __init__(self, site: Site, upstream: Upstream, listeners: Sequence[Listener]) -> None:
+        super().__init__()
+        self._site = site
+        self._upstream = upstream
+        self._listeners = listeners
+        upstream.setServiceParent(self)
+        for listener in listeners:
+            listener.setServiceParent(self)
+
+    def drain(self) -> Deferred[None]:
+        """Take no new connections and see the open ones off."""
+        return Deferred.fromCoroutine(self._drain())
+
+    async def _drain(self) -> None:
+        await DeferredList([listener.stop_accepting() for listener in self._listeners])
+        await self._site.drain()
+
+    def stopService(self) -> Deferred[None]:
+        """Drain, then close the connections to the API server."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        Service.stopService(self)
+        await self.drain()
+        await DeferredList([listener.stopService() for listener in self._listeners])
+        self._upstream.stopService()
+        self._log.info("drained")
+
+    def check(self) -> CheckResult:
+        """Whether every listener is open."""
+        if self._site.draining:
+            return CheckResult(ok=False, detail="the service is leaving")
+        closed = [listener.name for listener in self._listeners if not listener.bound]
+        if closed:
+            return CheckResult(ok=False, detail=f"not listening: {', '.join(map(str, closed))}")
+        return CheckResult(ok=True, detail=f"{len(self._listeners)} open")
