@@ -1,0 +1,148 @@
+"""A whole data plane on loopback: a real listener, a real upstream pool, a played API server."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+
+import attrs
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from tailproxy.errors import UnknownCallerError
+from tailproxy.interfaces import AccessRecord, DrainTimes, IAuditSink, IIdentityResolver
+from tailproxy.metrics import Metrics
+from tailproxy.policy.decide import ClientImpersonation, Mode, Rules
+from tailproxy.policy.grants import Grants
+from tailproxy.policy.identity import Caller, Identity
+from tailproxy.proxy.listener import ChannelFactory, Listener, ProxyHeaderFactory
+from tailproxy.proxy.plugins import PluginsResource
+from tailproxy.proxy.reverse import ReverseProxyResource
+from tailproxy.proxy.service import DataPlane
+from tailproxy.proxy.site import Limits, Site
+from tailproxy.proxy.upstream import PoolLimits, Upstream
+from tailproxy.proxy.whois import WhoIsResource
+from tests.proxy.servers import Access, Authority, Server, Wire, dial
+
+ADA = "100.64.0.5"
+STRANGER = "100.64.99.99"
+
+
+def identity(user: str = "ada@corp.example", **changes: object) -> Identity:
+    values: dict[str, object] = {
+        "user": user,
+        "groups": ("dev",),
+        "node": "laptop.corp-cat.ts.net",
+        "node_id": "n1",
+        "login": user,
+        "tags": (),
+        "addresses": (ip_address(ADA),),
+        "grants": Grants(()),
+    }
+    return Identity(**{**values, **changes})
+
+
+@implementer(IIdentityResolver)
+class Table:
+    """Knows callers by address."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Identity] = {ADA: identity()}
+        self.asked: list[Caller] = []
+        self.hold: Deferred[None] | None = None
+
+    def resolve(self, caller: Caller) -> Deferred[Identity]:
+        self.asked.append(caller)
+        found = self.known.get(str(caller.address))
+        if found is None:
+            return fail(UnknownCallerError(str(caller.address)))
+        if self.hold is not None:
+            waiting: Deferred[Identity] = Deferred()
+            self.hold.addCallback(lambda _: waiting.callback(found))
+            return waiting
+        return succeed(found)
+
+
+@implementer(IAuditSink)
+@attrs.define
+class Audit:
+    """Keeps what happened."""
+
+    records: list[AccessRecord] = attrs.Factory(list)
+
+    def answered(self, record: AccessRecord) -> None:
+        self.records.append(record)
+
+
+def proxy_header(source: str = ADA, port: int = 50000) -> bytes:
+    """A PROXY v2 header as tailscaled writes it."""
+    address = ip_address(source)
+    family, mine = (0x11, "100.64.0.9") if address.version == 4 else (0x21, "fd7a:115c:a1e0::9")
+    body = address.packed + ip_address(mine).packed + struct.pack("!HH", port, 8443)
+    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x21, family, len(body)) + body
+
+
+class Plane:
+    """The data plane under test.
+
+    :param server: the played API server.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        mode: Mode = Mode.AUTH,
+        client_impersonation: ClientImpersonation = ClientImpersonation.REFUSE,
+        limits: Limits | None = None,
+        pool: PoolLimits | None = None,
+        times: DrainTimes | None = None,
+        access: Access | None = None,
+        plugins: dict[str, object] | None = None,
+    ) -> None:
+        self.server = server
+        self.access = access or server.access()
+        self.metrics = Metrics("test")
+        self.audit = Audit()
+        self.resolver = Table()
+        self.upstream = Upstream(self.access, self.metrics, reactor, pool)
+        proxy = ReverseProxyResource(
+            self.upstream, Rules(mode, client_impersonation), self.metrics, reactor
+        )
+        root = WhoIsResource(self.resolver, proxy, PluginsResource(plugins or {}))
+        self.site = Site(
+            root, self.audit, self.metrics, reactor, times or DrainTimes(0.5, 1.0), limits
+        )
+        channels = ChannelFactory(self.site, "test", None)
+        self.listener = Listener(
+            reactor,
+            "test",
+            ["127.0.0.2"],
+            0,
+            ProxyHeaderFactory(channels, "svc:kube", self.metrics),
+        )
+        self.service = DataPlane(self.site, self.upstream, [self.listener])
+
+    def start(self) -> None:
+        self.service.privilegedStartService()
+        self.service.startService()
+
+    @property
+    def port(self) -> int:
+        return self.listener.bound[0].port
+
+    async def client(self, source: str = ADA) -> Wire:
+        """A client connection whose PROXY header has been sent."""
+        wire = await dial(self.port, "127.0.0.2")
+        wire.send(proxy_header(source))
+        return wire
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def new_server() -> Server:
+    server = Server(Authority())
+    server.start()
+    return server

@@ -1,0 +1,241 @@
+"""Real servers and clients on loopback, for tests of the data plane.
+
+The API server's part is played by a TLS server whose every byte the test writes; clients are
+plain sockets driven by the reactor, so that a test can send exactly what it wants.
+"""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from tailproxy.errors import UpstreamError
+from tailproxy.interfaces import IClusterAccess
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+class Authority:
+    """A CA of the test's own."""
+
+    def __init__(self, name: str = "test CA") -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = _name(name)
+        now = datetime.now(UTC)
+        self.certificate = (
+            x509.CertificateBuilder()
+            .subject_name(self.name)
+            .issuer_name(self.name)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=2))
+            .not_valid_after(now + timedelta(days=30))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, *names: str, days: int = 10) -> tuple[object, object]:
+        """A certificate for host names or addresses, and its key; `days` may be negative."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        now = datetime.now(UTC)
+        sans: list[x509.GeneralName] = []
+        for name in names:
+            try:
+                sans.append(x509.IPAddress(ip_address(name)))
+            except ValueError:
+                sans.append(x509.DNSName(name))
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(_name(names[0]))
+            .issuer_name(self.name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=20 if days < 0 else 1))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.SubjectAlternativeName(sans), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        return certificate, key
+
+    def client_context(self) -> SSL.Context:
+        """What `IClusterAccess.tls_context` gives for this CA."""
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(SSL.TLS1_2_VERSION)
+        context.get_cert_store().add_cert(X509.from_cryptography(self.certificate))
+        return context
+
+
+@implementer(IClusterAccess)
+@attrs.define
+class Access:
+    """An `IClusterAccess` of fixed values."""
+
+    host: str
+    port: int
+    context: SSL.Context
+    server_name: str = "127.0.0.1"
+    prefix: bytes = b""
+    token: bytes | None = b"our-token"
+    rejections: int = 0
+    broken: UpstreamError | None = None
+
+    def tls_context(self) -> SSL.Context:
+        if self.broken is not None:
+            raise self.broken
+        return self.context
+
+    def bearer(self) -> bytes | None:
+        return self.token
+
+    def rejected(self) -> None:
+        self.rejections += 1
+
+
+class Wire(Protocol):
+    """One end of a connection: everything that came is in `received`."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.made = False
+        self.lost = False
+        self.reason = None
+        self._waiting: list[tuple[object, Deferred[None]]] = []
+
+    def connectionMade(self) -> None:
+        self.made = True
+        self._wake()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        self._wake()
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.lost = True
+        self.reason = reason
+        self._wake()
+
+    def _wake(self) -> None:
+        for entry in list(self._waiting):
+            condition, deferred = entry
+            if condition():
+                self._waiting.remove(entry)
+                deferred.callback(None)
+
+    async def until(self, condition: object, seconds: float = 5.0) -> None:
+        """Wait until the condition holds; it is asked whenever something happens here."""
+        if condition():
+            return
+        deferred: Deferred[None] = Deferred()
+        self._waiting.append((condition, deferred))
+        deferred.addTimeout(seconds, reactor)
+        try:
+            await deferred
+        except Exception:
+            raise AssertionError(
+                f"it did not happen within {seconds} s; received so far: {self.received[-2000:]!r}"
+            ) from None
+
+    async def receives(self, part: bytes, seconds: float = 5.0) -> bytes:
+        """Wait for some bytes, and return everything so far."""
+        await self.until(lambda: part in self.received, seconds)
+        return self.received
+
+    async def ends(self, seconds: float = 5.0) -> bytes:
+        """Wait for the end of the connection, and return everything that came."""
+        await self.until(lambda: self.lost, seconds)
+        return self.received
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def take(self) -> bytes:
+        """Return what has come, and forget it."""
+        data, self.received = self.received, b""
+        return data
+
+
+class Server:
+    """A TLS (or plain) server whose connections the test plays by hand."""
+
+    def __init__(self, authority: Authority, *names: str, days: int = 10) -> None:
+        self.authority = authority
+        self.connections: list[Wire] = []
+        self._names = names or ("127.0.0.1", "localhost")
+        self._days = days
+        self._waiting: list[Deferred[Wire]] = []
+        self._port: object = None
+
+    def start(self) -> None:
+        certificate, key = self.authority.issue(*self._names, days=self._days)
+        options = CertificateOptions(privateKey=key, certificate=certificate)
+        factory = Factory()
+        factory.noisy = False
+        factory.buildProtocol = self._build
+        self._port = reactor.listenSSL(0, factory, options, interface="127.0.0.1")
+
+    @property
+    def port(self) -> int:
+        return self._port.getHost().port
+
+    def _build(self, _: object) -> Wire:
+        wire = Wire()
+        self.connections.append(wire)
+        return wire
+
+    async def connection(self, number: int = 0, seconds: float = 5.0) -> Wire:
+        """The connection with that number, once it is there."""
+        end = reactor.seconds() + seconds
+        while len(self.connections) <= number:
+            assert reactor.seconds() < end, f"no connection number {number}"
+            await deferLater(reactor, 0.005)
+        return self.connections[number]
+
+    async def stop(self) -> None:
+        for wire in self.connections:
+            if not wire.lost:
+                wire.transport.abortConnection()
+        await self._port.stopListening()
+        for wire in self.connections:
+            await wire.ends()
+
+    def access(self, **changes: object) -> Access:
+        """How to get here."""
+        values = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "context": self.authority.client_context(),
+        }
+        return Access(**{**values, **changes})
+
+
+async def dial(port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Wire:
+    """A plain connection to a port of this machine."""
+    endpoint = TCP4ClientEndpoint(reactor, host, port)
+    if tls is not None:
+        endpoint = wrapClientTLS(tls, endpoint)
+    factory = Factory.forProtocol(Wire)
+    factory.noisy = False
+    return await endpoint.connect(factory)
