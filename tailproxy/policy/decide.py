@@ -1,0 +1,210 @@
+"""Decisions: whether a request of an identity goes on, and what has to be watched on its way.
+
+`decide` is the only place that says yes. It is pure, and whatever goes wrong inside it is a no.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cached_property
+
+import attrs
+
+from tailproxy.policy.headers import impersonation_of
+from tailproxy.policy.identity import Identity, Unsendable
+from tailproxy.wire.http1 import Headers, may_upgrade
+from tailproxy.wire.requestinfo import (
+    NodeProxy,
+    RequestInfo,
+    node_proxy,
+    request_info,
+    session_kind,
+)
+
+
+class Mode(Enum):
+    """Whose rights a request is run with (dataplane.md 1.1)."""
+
+    AUTH = "auth"
+    """Those of the tailnet identity, by impersonation."""
+    NOAUTH = "noauth"
+    """Those of the credentials that the client brings."""
+
+
+class ClientImpersonation(Enum):
+    """What happens in ``auth`` mode to a client's own ``Impersonate-*`` headers."""
+
+    REFUSE = "refuse"
+    """The request is refused."""
+    STRIP = "strip"
+    """They are dropped, and the request runs as the caller."""
+
+
+@attrs.frozen
+class Rules:
+    """What the configuration says about decisions."""
+
+    mode: Mode = Mode.AUTH
+    client_impersonation: ClientImpersonation = ClientImpersonation.REFUSE
+
+
+@attrs.frozen
+class RequestHead:
+    """A request as sent, without its body.
+
+    :ivar method: as sent.
+    :ivar target: path and query as sent.
+    :ivar version: of HTTP: ``1.0`` or ``1.1``.
+    :ivar headers: in order, as sent.
+    :ivar upgrade: what `http1.upgrade_of` says about them.
+    """
+
+    method: bytes
+    target: bytes
+    version: str
+    headers: Headers
+    upgrade: bytes | None = None
+
+    @cached_property
+    def info(self) -> RequestInfo:
+        """The request in the API server's words."""
+        return request_info(self.method, self.target)
+
+
+@attrs.frozen
+class Forward:
+    """The request goes on.
+
+    :ivar session: ``exec``, ``attach``, ``portforward``, ``node-exec`` for what may run a command
+        by way of a kubelet, or ``None``.
+    :ivar unrecorded: why nothing of it is recorded although a grant asks for that. The caller
+        must log it.
+    """
+
+    session: str | None = None
+    unrecorded: str | None = None
+
+
+@attrs.frozen
+class Refusal:
+    """The request ends here.
+
+    :ivar code: the HTTP status.
+    :ivar reason: a label for metrics.
+    :ivar message: for people: what is refused, why, and what to do.
+    :ivar cause: what went wrong inside, for our own log; never for the client.
+    """
+
+    code: int
+    reason: str
+    message: str
+    cause: Exception | None = attrs.field(default=None, eq=False)
+
+
+def decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
+    """Decide about one request. Never raises: what cannot be decided is refused.
+
+    :param identity: the caller's.
+    :param request: as the client sent it.
+    :param rules: of the configuration.
+    """
+    try:
+        return _decide(identity, request, rules)
+    except Exception as error:  # noqa: BLE001 - no error may become a pass
+        return Refusal(
+            403,
+            "undecided",
+            "No decision could be made about this request, so it is refused. "
+            "The proxy's log has the cause; please report it.",
+            cause=error,
+        )
+
+
+def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
+    if rules.mode is not Mode.NOAUTH:
+        refusal = _impersonation(identity, request, rules)
+        if refusal is not None:
+            return refusal
+    session: str | None = session_kind(request.target)
+    upgrade = request.upgrade is not None or may_upgrade(request.headers)
+    if node_proxy(request.method, request.target, upgrade) is NodeProxy.EXEC:
+        session = "node-exec"
+    if identity.grants.fail_open:
+        return Forward(session, _unrecorded(identity, session))
+    return _enforced(identity, session) or Forward(session)
+
+
+def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Refusal | None:
+    """Refuse what cannot be run as the caller and as nobody else."""
+    if rules.client_impersonation is not ClientImpersonation.STRIP:
+        names = impersonation_of(request.headers)
+        if names:
+            return Refusal(
+                403,
+                "client-impersonation",
+                f"{names[0]} is not accepted from a client: every request through this proxy "
+                f"already acts as its tailnet identity, here {identity.user}. Without the "
+                "header it would run with those rights, which is not what --as asks for, so "
+                "it is not run at all. Leave out --as and --as-group, ask for a grant with the "
+                "group you need, or reach the API server another way.",
+            )
+    try:
+        identity.impersonation  # noqa: B018 - built here, so that it cannot fail later
+    except Unsendable as error:
+        return Refusal(
+            403,
+            "invalid-identity",
+            f"Node {identity.node} cannot be let in: {error}. Ask the tailnet's administrator "
+            "to correct the grant or the name.",
+        )
+    return None
+
+
+def _unrecorded(identity: Identity, session: str | None) -> str | None:
+    """Say what a fail-open grant asks for and does not get."""
+    if not identity.grants.recorder_addresses:
+        return None
+    if session in {"exec", "attach"}:
+        return "session recording is asked for and not supported by this version"
+    if session == "node-exec":
+        return "session recording is asked for and cannot be had through a node's proxy"
+    if identity.grants.enable_events:
+        return "request events are asked for and not supported by this version"
+    return None
+
+
+def _enforced(identity: Identity, session: str | None) -> Refusal | None:
+    """Refuse what a grant wants recorded or not run (dataplane.md 1.7)."""
+    if not identity.grants.recorder_addresses:
+        return Refusal(
+            403,
+            "recorder-missing",
+            f"A grant for {identity.user} demands recording (enforceRecorder), and there is no "
+            "recorder in it, so every request is refused. Ask the tailnet's administrator to "
+            "start a recorder with the tag that the grant names, or to correct the grant.",
+        )
+    if identity.grants.enable_events:
+        return Refusal(
+            403,
+            "events-unsupported",
+            f"A grant for {identity.user} demands that every request is recorded (enableEvents "
+            "with enforceRecorder), which this version cannot do, so every request is refused. "
+            "Ask the tailnet's administrator to drop one of the two from the grant.",
+        )
+    if session in {"exec", "attach"}:
+        return Refusal(
+            403,
+            "recording-unsupported",
+            f"A grant for {identity.user} demands that this {session} session is recorded "
+            "(enforceRecorder), which this version cannot do, so it is not started. Other "
+            "requests work. Ask the tailnet's administrator to drop enforceRecorder.",
+        )
+    if session == "node-exec":
+        return Refusal(
+            403,
+            "node-proxy",
+            f"A grant for {identity.user} demands recording (enforceRecorder), and a command run "
+            "through nodes/NAME/proxy cannot be recorded, so the request is refused. Use "
+            "kubectl exec instead.",
+        )
+    return None

@@ -1,0 +1,185 @@
+"""Grants of the tailnet policy: the rules of the Kubernetes capability in a WhoIs answer.
+
+The rules are read as a whole or not at all: one value that cannot be read makes the caller's
+rules unreadable, because nobody can say what that value was meant to restrict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, TypeVar
+
+import attrs
+
+from tailproxy.wire.addresses import AddressPort
+
+CAPABILITY = "tailscale.com/cap/kubernetes"
+LEGACY_CAPABILITY = "https://tailscale.com/cap/kubernetes"
+
+_T = TypeVar("_T")
+
+
+class GrantError(ValueError):
+    """A rule of the capability cannot be read; the text says which and why."""
+
+
+@attrs.frozen
+class GrantRule:
+    """One rule: what one grant of the tailnet policy says about a caller (dataplane.md 1.6).
+
+    :ivar groups: to impersonate, in the order written.
+    :ivar recorder_addresses: where sessions are to be recorded.
+    :ivar enforce_recorder: what cannot be recorded must not run.
+    :ivar enable_events: every request is to be recorded as an event.
+    """
+
+    groups: tuple[str, ...] = ()
+    recorder_addresses: tuple[AddressPort, ...] = ()
+    enforce_recorder: bool = False
+    enable_events: bool = False
+
+
+@attrs.frozen
+class Grants:
+    """All rules that apply to a caller, in the order of the policy (dataplane.md 1.5, 1.6)."""
+
+    rules: tuple[GrantRule, ...] = ()
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The groups of all rules, each once, where it came first."""
+        return tuple(dict.fromkeys(group for rule in self.rules for group in rule.groups))
+
+    @cached_property
+    def recorder_addresses(self) -> tuple[AddressPort, ...]:
+        """The recorders of all rules in order, repetitions kept."""
+        return tuple(each for rule in self.rules for each in rule.recorder_addresses)
+
+    @cached_property
+    def fail_open(self) -> bool:
+        """Whether what cannot be recorded may run unrecorded."""
+        return not any(rule.enforce_recorder for rule in self.rules)
+
+    @cached_property
+    def enable_events(self) -> bool:
+        """Whether every request is to be recorded as an event."""
+        return any(rule.enable_events for rule in self.rules)
+
+    def __add__(self, other: Grants) -> Grants:
+        """Return the rules of both, ours first."""
+        return Grants(self.rules + other.rules)
+
+
+def read_rules(cap_map: Mapping[str, Any] | None) -> Grants:
+    """Read the Kubernetes rules out of one capability map.
+
+    The legacy name counts only where the present one has no rule, and then for groups alone: it
+    never decides about recording (dataplane.md 1.5, 1.6).
+
+    :param cap_map: ``CapMap`` of a WhoIs answer: capability name to a list of JSON values.
+    :raises GrantError: if one value cannot be read.
+    """
+    if cap_map is None:
+        return Grants()
+    if not isinstance(cap_map, Mapping):
+        raise GrantError(f"the capability map is {_kind(cap_map)}, not an object")
+    rules = _rules_of(cap_map, CAPABILITY)
+    if rules:
+        return Grants(rules)
+    legacy = _rules_of(cap_map, LEGACY_CAPABILITY)
+    return Grants(tuple(GrantRule(groups=rule.groups) for rule in legacy))
+
+
+def _rules_of(cap_map: Mapping[str, Any], name: str) -> tuple[GrantRule, ...]:
+    values = cap_map.get(name)
+    if values is None:
+        return ()
+    if not isinstance(values, list):
+        raise GrantError(f"capability {name}: {_kind(values)} instead of a list of rules")
+    rules = []
+    for number, value in enumerate(values, start=1):
+        try:
+            rules.append(_rule(value))
+        except ValueError as error:
+            raise GrantError(f"capability {name}, rule {number}: {error}") from None
+    return tuple(rules)
+
+
+def _rule(value: Any) -> GrantRule:
+    """Read one rule the way the policy's authors know it: Go's JSON rules (dataplane.md 1.5).
+
+    Keys are matched without case and taken in the order written, so a later spelling of the
+    same key overrides. ``null`` is the empty list or object, and leaves a boolean as it was.
+    """
+    groups: tuple[str, ...] = ()
+    addresses: tuple[AddressPort, ...] = ()
+    enforce = events = False
+    for key, item in _members(value, "the rule"):
+        match key.casefold():
+            case "impersonate":
+                groups = _groups(item, groups)
+            case "recorder":
+                # The control server turns these tags into recorderAddrs: only the type counts.
+                _strings(item, key, str)
+            case "recorderaddrs":
+                addresses = _strings(item, key, AddressPort.parse)
+            case "enforcerecorder":
+                enforce = _boolean(item, key, enforce)
+            case "enableevents":
+                events = _boolean(item, key, events)
+    return GrantRule(groups, addresses, enforce, events)
+
+
+def _groups(value: Any, before: tuple[str, ...]) -> tuple[str, ...]:
+    groups = before if value is not None else ()
+    for key, item in _members(value, '"impersonate"'):
+        if key.casefold() == "groups":
+            groups = _strings(item, f"impersonate.{key}", str)
+    return groups
+
+
+def _members(value: Any, what: str) -> list[tuple[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        raise GrantError(f"{what} is {_kind(value)} instead of an object")
+    return list(value.items())
+
+
+def _strings(value: Any, key: str, read: Callable[[str], _T]) -> tuple[_T, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise GrantError(f'"{key}" is {_kind(value)} instead of a list of strings')
+    for item in value:
+        if not isinstance(item, str):
+            raise GrantError(f'"{key}" holds {_kind(item)} among its strings')
+    try:
+        return tuple(read(item) for item in value)
+    except ValueError as error:
+        raise GrantError(f'"{key}": {error}') from None
+
+
+def _boolean(value: Any, key: str, before: bool) -> bool:
+    if value is None:
+        return before
+    if not isinstance(value, bool):
+        raise GrantError(f'"{key}" is {_kind(value)} instead of true or false')
+    return value
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
