@@ -4,7 +4,6 @@ spec/dataplane.md 3.3 and 3.8 have the rules. An answer serves for a second at m
 tailscaled announces no change of grants reliably. It serves only while the bus is connected, and
 not beyond a message that may concern it; an answer to a question that was under way at that
 moment is given to those who wait for it and then forgotten. Only identities are kept.
-then forgotten. What is not an identity is never kept.
 """
 
 from __future__ import annotations

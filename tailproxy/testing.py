@@ -1,0 +1,227 @@
+"""Fakes of what tailproxy meets outside, for tests of its parts and of plugins.
+
+Each is verified against `tailproxy.interfaces`, or speaks the protocol of the thing it stands
+for.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import attrs
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.protocols.policies import WrappingFactory
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+from zope.interface import implementer
+
+from tailproxy.errors import ApiError, UnknownCallerError
+from tailproxy.interfaces import ICertificateSource, IIdentityResolver
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from twisted.internet.interfaces import IListeningPort
+    from twisted.web.http import Request
+    from twisted.web.http_headers import Headers
+
+    from tailproxy.interfaces import KeyPair
+    from tailproxy.policy.identity import Caller, Identity
+    from tailproxy.wire.addresses import IPAddress
+
+
+@implementer(IIdentityResolver)
+class FakeIdentityResolver:
+    """Knows the callers it is told of.
+
+    :ivar known: by address, who calls, or the error to fail with. May change at any time.
+    :ivar asked: every caller that was asked for.
+    """
+
+    def __init__(self, known: Mapping[IPAddress, Identity | ApiError] | None = None) -> None:
+        self.known = dict(known or {})
+        self.asked: list[Caller] = []
+
+    def resolve(self, caller: Caller) -> Deferred[Identity]:
+        """See `IIdentityResolver.resolve`."""
+        self.asked.append(caller)
+        found = self.known.get(caller.address, UnknownCallerError(str(caller.address)))
+        return fail(found) if isinstance(found, ApiError) else succeed(found)
+
+
+@implementer(ICertificateSource)
+class FakeCertificateSource:
+    """Has the certificates it is given.
+
+    :ivar default: for clients that ask for no name or one that is not there.
+    :ivar pairs: by lower-case name.
+    :ivar asked: every name that was asked for.
+    """
+
+    def __init__(
+        self, default: KeyPair | None = None, pairs: Mapping[str, KeyPair] | None = None
+    ) -> None:
+        self.default = default
+        self.pairs = dict(pairs or {})
+        self.asked: list[str | None] = []
+
+    def pair(self, server_name: str | None) -> KeyPair | None:
+        """See `ICertificateSource.pair`."""
+        self.asked.append(server_name)
+        return self.default if server_name is None else self.pairs.get(server_name, self.default)
+
+
+@attrs.frozen
+class Reply:
+    """An answer of `FakeLocalAPI`; text as it is, anything else as JSON."""
+
+    body: Any = ""
+    code: int = 200
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+
+    def send(self, request: Request) -> None:
+        """Write it and end the request."""
+        text = isinstance(self.body, str)
+        request.setResponseCode(self.code)
+        request.setHeader("Content-Type", "text/plain" if text else "application/json")
+        for name, value in self.headers.items():
+            request.setHeader(name, value)
+        request.write((self.body if text else json.dumps(self.body)).encode())
+        request.finish()
+
+
+class FakeLocalAPI(Resource):
+    """A tailscaled's LocalAPI: HTTP over a unix socket, answering what it is told to.
+
+    :ivar whois: answers of WhoIs by ``addr`` or by ``addr svc_name``; 404 for others.
+    :ivar replies: answers by endpoint (``status``, ``cert/NAME``, ``whois``, …); they go before
+        `whois`.
+    :ivar hanging: endpoints that do not answer for now; see `release`.
+    :ivar requests: method and target of every request, as sent.
+    :ivar headers: of the same requests.
+    :ivar bodies: of the same requests.
+    :ivar path: its socket, once it was started.
+    """
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whois: dict[str, Any] = {}
+        self.replies: dict[str, Reply] = {}
+        self.hanging: set[str] = set()
+        self.requests: list[str] = []
+        self.headers: list[Headers] = []
+        self.bodies: list[bytes] = []
+        self.path = ""
+        self._reactor: Any = None
+        self._held: list[tuple[str, Request]] = []
+        self._buses: list[Request] = []
+        self._port: IListeningPort | None = None
+        self._connections = _Connections(Site(self))
+        self._awaited: list[tuple[int, Deferred[None]]] = []
+
+    def start(self, reactor: Any, path: str) -> None:
+        """Listen at a socket, as at the daemon's start."""
+        self.path, self._reactor = path, reactor
+        self._port = reactor.listenUNIX(path, self._connections)
+
+    def restart(self) -> None:
+        """Come back at the same socket after `stop`."""
+        self.start(self._reactor, self.path)
+
+    def stop(self) -> Deferred[Any]:
+        """Vanish as the daemon does: the socket is removed and every connection cut."""
+        for connection in list(self._connections.protocols):
+            connection.transport.abortConnection()
+        port, self._port = self._port, None
+        return maybeDeferred(port.stopListening) if port is not None else succeed(None)
+
+    def received(self, count: int) -> Deferred[None]:
+        """Fires as soon as there were so many requests."""
+        if len(self.requests) >= count:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._awaited.append((count, waiter))
+        return waiter
+
+    def release(self) -> None:
+        """Answer everything that hangs."""
+        self.hanging.clear()
+        held, self._held = self._held, []
+        for endpoint, request in held:
+            self._answer(endpoint, request)
+
+    def say(self, message: Mapping[str, Any] | bytes) -> None:
+        """Send a message, or any bytes, to whoever watches the bus."""
+        data = message if isinstance(message, bytes) else json.dumps(message).encode() + b"\n"
+        for bus in self._buses:
+            bus.write(data)
+
+    @property
+    def connections(self) -> int:
+        """How many connections were accepted so far."""
+        return self._connections.accepted
+
+    @property
+    def watchers(self) -> int:
+        """How many watch the bus."""
+        return len(self._buses)
+
+    def end_bus(self) -> None:
+        """End every watch of the bus."""
+        for bus in list(self._buses):
+            bus.finish()
+
+    def render(self, request: Request) -> Any:
+        """Answer one request."""
+        target = request.uri.decode()
+        self.requests.append(f"{request.method.decode()} {target}")
+        self.headers.append(request.requestHeaders)
+        self.bodies.append(request.content.read() if request.content else b"")
+        waiting, self._awaited = self._awaited, []
+        for count, waiter in waiting:
+            if len(self.requests) >= count:
+                waiter.callback(None)
+            else:
+                self._awaited.append((count, waiter))
+        path = unquote(target.partition("?")[0])
+        endpoint = path.removeprefix("/localapi/v0/")
+        if request.getHeader("Host") != "local-tailscaled.sock" or endpoint == path:
+            Reply("invalid localapi request\n", 403).send(request)
+        elif endpoint in self.hanging:
+            self._held.append((endpoint, request))
+            request.notifyFinish().addErrback(lambda _: self._held.remove((endpoint, request)))
+        else:
+            self._answer(endpoint, request)
+        return NOT_DONE_YET
+
+    def _answer(self, endpoint: str, request: Request) -> None:
+        if endpoint in self.replies:
+            self.replies[endpoint].send(request)
+        elif endpoint == "whois":
+            key = request.args[b"addr"][0].decode()
+            if b"svc_name" in request.args:
+                key += f" {request.args[b'svc_name'][0].decode()}"
+            found = self.whois.get(key)
+            (Reply(found) if found is not None else Reply("no match for IP:port\n", 404)).send(
+                request
+            )
+        elif endpoint == "watch-ipn-bus":
+            self._buses.append(request)
+            request.notifyFinish().addBoth(lambda _: self._buses.remove(request))
+            request.write(b"")
+        else:
+            Reply("404 page not found\n", 404).send(request)
+
+
+class _Connections(WrappingFactory):
+    """Knows the open connections and counts them all."""
+
+    accepted = 0
+
+    def buildProtocol(self, addr: Any) -> Any:
+        self.accepted += 1
+        return super().buildProtocol(addr)
