@@ -79,6 +79,19 @@ class Cluster(ABC):
     def stop(self) -> None:
         """End the cluster's processes and remove what they left outside the run folder."""
 
+    @classmethod
+    def remains(cls, run: Path) -> list[str]:  # noqa: ARG003 - most kinds leave nothing
+        """What a cluster that crashed has left on the machine outside *run*, processes aside.
+
+        Each in words for the user, such as ``network namespace labnode``.
+        """
+        return []
+
+    @classmethod
+    def remove_remains(cls, run: Path) -> None:
+        """Remove what `remains` names; the processes of *run* have been ended before."""
+        raise NotImplementedError(f"{cls.__name__} leaves nothing outside {run}")
+
     @property
     def api_url(self) -> str:
         """``https://ADDRESS:PORT`` of the API server."""

@@ -72,6 +72,14 @@ class Started:
         return start_time(self.pid) == self.started
 
 
+def leashed(words: Sequence[str]) -> list[str]:
+    """The words of a command, in front of them what makes it end when this process does.
+
+    More exactly: when the *thread* that starts it does.
+    """
+    return [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *words]
+
+
 class Process:
     """One process of the lab, with its log."""
 
@@ -173,7 +181,7 @@ class Processes:
         log = self.run / f"{name}.log"
         with log.open("ab") as output:
             popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), *words],
+                leashed(words),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
