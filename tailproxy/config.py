@@ -9,6 +9,7 @@ written by it starts tailproxy too; `tailproxy.options` holds the one object tha
 from __future__ import annotations
 
 from enum import Enum
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,7 +29,7 @@ from tailproxy.schema import (
     parsed,
 )
 from tailproxy.wire import hujson
-from tailproxy.wire.addresses import AddressPort
+from tailproxy.wire.addresses import AddressPort, IPAddress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,8 +83,10 @@ class Config:
     )
     app: str | None = option("App", TEXT, "What the node tells the control server it is for.")
     server_url: str | None = option("ServerURL", TEXT, "Control server, if not the hosted one.")
-    local_addr: str | None = option(
-        "LocalAddr", TEXT, "Address of probes and metrics; see Tailproxy.Admin.Address."
+    local_addr: IPAddress | None = option(
+        "LocalAddr",
+        parsed("an IP address", lambda text: ip_address(text.removeprefix("[").removesuffix("]"))),
+        "Address of probes and metrics; see Tailproxy.Admin.Address.",
     )
     local_port: int = option("LocalPort", PORT, "Port of probes and metrics.", default=9002)
     metrics_enabled: bool | None = option("MetricsEnabled", FLAG, "Open that port for metrics.")

@@ -1,0 +1,65 @@
+"""Counts the requests that were answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zope.interface import implementer
+
+from tailproxy.interfaces import IAuditSink
+
+if TYPE_CHECKING:
+    from tailproxy.interfaces import AccessRecord
+    from tailproxy.metrics import Metrics
+    from tailproxy.policy.decide import Mode
+
+# Kubernetes verbs, and the methods of requests that are about no resource. A method is the
+# client's own word, so whatever else comes is one label.
+_VERBS = frozenset(
+    (
+        "get",
+        "list",
+        "watch",
+        "create",
+        "update",
+        "patch",
+        "delete",
+        "deletecollection",
+        "proxy",
+        "connect",
+        "post",
+        "put",
+        "head",
+        "options",
+    )
+)
+# Requests that last as long as somebody looks on; their duration says nothing about speed.
+_LASTING_VERBS = frozenset(("watch", "proxy", "connect"))
+
+
+@implementer(IAuditSink)
+class RequestCounters:
+    """Feeds the metrics of requests.
+
+    :param mode: in which they are served.
+    """
+
+    def __init__(self, metrics: Metrics, mode: Mode) -> None:
+        self._metrics = metrics
+        self._mode = mode.value
+
+    def answered(self, record: AccessRecord) -> None:
+        """See `IAuditSink.answered`."""
+        verb = record.verb if record.verb in _VERBS else "other"
+        metrics = self._metrics
+        metrics.requests.labels(verb, str(record.status), self._mode).inc()
+        if record.denied:
+            metrics.denied.labels(record.denied).inc()
+        if not _lasts(record):
+            metrics.request_duration.labels(verb).observe(record.duration)
+
+
+def _lasts(record: AccessRecord) -> bool:
+    return bool(
+        record.upgrade or record.verb in _LASTING_VERBS or record.path.endswith(("/log", "/proxy"))
+    )
