@@ -1,0 +1,84 @@
+"""A PROXY header is believed only from tailscaled's serve (design rule 10)."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.e2e.client import address_of, proxy_header
+
+MARK = "forged-by-mallory"
+
+
+def open_ports(lab) -> list[int]:
+    """TCP ports that anything listens on in the lab's network."""
+    pid = lab.processes["tailscaled-proxy"].pid
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{table}") as rows:
+            for row in list(rows)[1:]:
+                fields = row.split()
+                if fields[3] == "0A":
+                    ports.add(int(fields[1].rpartition(":")[2], 16))
+    return sorted(ports)
+
+
+def through_tailnet(lab, caller: str, address: str, port: int, data: bytes) -> bytes:
+    """What a port of a tailnet node answers to some bytes of another node."""
+    url = urlsplit(lab.tailnet.nodes[caller].http_proxy)
+    sock = lab.cluster.network.connect((url.hostname, url.port), timeout=3)
+    with sock:
+        try:
+            host = f"[{address}]" if ":" in address else address
+            sock.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+            head = sock.recv(65536)
+            if b" 200 " not in head.split(b"\r\n")[0]:
+                return b""
+            sock.sendall(data)
+            answer = b""
+            while part := sock.recv(65536):
+                answer += part
+        except OSError:
+            return answer if "answer" in locals() else b""
+        return answer
+
+
+@pytest.mark.timeout(300)
+def test_forged_proxy_header_from_the_tailnet_never_becomes_an_identity(lab, proxy):
+    before = lab.tailnet.policy
+    node = lab.tailnet.nodes["proxy"]
+    ports = open_ports(lab)
+    assert proxy.listeners["serve"][1] in ports
+    assert proxy.listeners["loopback"][1] in ports
+    reached = 0
+    try:
+        lab.tailnet.allow("*", src="mallory@example.com")
+        for address in node.addresses:
+            for port in ports:
+                request = (
+                    f"GET /api/v1/namespaces/{MARK}/pods HTTP/1.1\r\n"
+                    f"Host: kube\r\nConnection: close\r\n\r\n"
+                ).encode()
+                answer = through_tailnet(
+                    lab,
+                    "mallory",
+                    address,
+                    port,
+                    proxy_header(address_of(lab, "alice")) + request,
+                )
+                reached += bool(answer)
+                assert b"PodList" not in answer, f"port {port} of {address}"
+    finally:
+        lab.tailnet.set_policy(before)
+    assert reached, "no port was reached at all: the test shows nothing"
+    users = {
+        json.loads(line).get("impersonatedUser", {}).get("username")
+        for line in lab.cluster.audit_log.read_text().splitlines()
+        if MARK in line
+    }
+    assert "alice@example.com" not in users
+    assert not any(
+        MARK in line and "alice@example.com" in line for line in proxy.log.read_text().splitlines()
+    )

@@ -1,0 +1,168 @@
+"""Memory stays flat while one side is fast and the other slow."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.client import address_of, connect
+from tests.lab import kubeconfig, pki
+
+MIB = 1024 * 1024
+RATE = 10 * MIB
+PIECE = b"x" * (64 * 1024)
+
+
+def rss(pid: int) -> int:
+    """Resident memory in bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmRSS")
+
+
+class Memory:
+    """Watches a process while a stream goes through it."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.first = 0
+        self.most = 0
+
+    def look(self, moved: int) -> None:
+        """Take a sample; what was needed for the first 4 MiB is where it starts."""
+        now = rss(self._pid)
+        if moved < 4 * MIB:
+            self.first = max(self.first, now)
+        self.most = max(self.most, now)
+
+    def check(self) -> None:
+        assert self.most < 1.2 * self.first, f"{self.first >> 20} MiB became {self.most >> 20}"
+
+
+def paced(total: int, step, memory: Memory) -> None:
+    """Move *total* bytes by calls of *step* at `RATE`, and look at the memory on the way."""
+    moved, start, looked = 0, time.monotonic(), 0.0
+    while moved < total:
+        moved += step()
+        ahead = moved / RATE - (time.monotonic() - start)
+        if ahead > 0:
+            time.sleep(ahead)
+        if time.monotonic() - looked > 0.1:
+            looked = time.monotonic()
+            memory.look(moved)
+
+
+@pytest.fixture
+def upstream(lab, proxy):
+    """A tailproxy, and the listening socket of an API server that the test plays itself."""
+    authority = pki.Authority("upstream-ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("x", names=["127.0.0.1"]).write(lab.run, "memory"))
+    listening = lab.cluster.network.open_socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(16)
+    ca_file = lab.run / "memory-ca.crt"
+    ca_file.write_bytes(authority.certificate)
+    file = kubeconfig.write(
+        lab.run / "memory.kubeconfig",
+        server=f"https://127.0.0.1:{listening.getsockname()[1]}",
+        ca_file=ca_file,
+        user=kubeconfig.with_token("t"),
+    )
+    service = lab.start_tailproxy(
+        "serve", name="memory", tailproxy={"Upstream": {"Kubeconfig": str(file)}}, ready="/livez"
+    )
+    yield service, listening, context
+    listening.close()
+    assert service.stop() == 0
+    proxy.announce()
+
+
+def serve(listening: socket.socket, context: ssl.SSLContext, path: bytes, answer) -> None:
+    """Let *answer* play the connection on which *path* is asked for; refuse all else."""
+
+    def play(plain: socket.socket) -> None:
+        try:
+            with context.wrap_socket(plain, server_side=True) as tls:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    part = tls.recv(65536)
+                    if not part:
+                        return
+                    head += part
+                if path in head.split(b"\r\n")[0]:
+                    answer(tls)
+                else:
+                    tls.sendall(
+                        b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    )
+        except OSError:
+            return
+
+    def accept() -> None:
+        while True:
+            try:
+                plain, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=play, args=(plain,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+@pytest.mark.timeout(600)
+def test_memory_is_flat_while_logs_go_to_a_slow_client(lab, upstream, soak):
+    service, listening, context = upstream
+    total = (2048 if soak else 64) * MIB
+
+    def answer(tls: ssl.SSLSocket) -> None:
+        tls.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(total // len(PIECE)):
+            tls.sendall(b"%x\r\n%b\r\n" % (len(PIECE), PIECE))
+        tls.sendall(b"0\r\n\r\n")
+
+    serve(listening, context, b"/log?", answer)
+    memory = Memory(service.pid)
+    with connect(lab, service, address_of(lab, "alice")) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+        client.sendall(
+            b"GET /api/v1/namespaces/d/pods/p/log?follow=true HTTP/1.1\r\nHost: kube\r\n\r\n"
+        )
+
+        def step() -> int:
+            part = client.recv(256 * 1024)
+            assert part, "the stream has ended too soon"
+            return len(part)
+
+        paced(total, step, memory)
+    memory.check()
+
+
+@pytest.mark.timeout(600)
+def test_memory_is_flat_while_much_goes_to_a_slow_api_server(lab, upstream, soak):
+    service, listening, context = upstream
+    total = (2048 if soak else 64) * MIB
+    memory = Memory(service.pid)
+    done = threading.Event()
+
+    def answer(tls: ssl.SSLSocket) -> None:
+        tls.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+        paced(total, lambda: len(tls.recv(256 * 1024)), memory)
+        tls.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        done.set()
+
+    serve(listening, context, b"/upload", answer)
+    with connect(lab, service, address_of(lab, "alice")) as client:
+        client.settimeout(60)
+        client.sendall(b"POST /upload HTTP/1.1\r\nHost: kube\r\nContent-Length: %d\r\n\r\n" % total)
+        for _ in range(total // len(PIECE)):
+            client.sendall(PIECE)
+        assert client.recv(65536).startswith(b"HTTP/1.1 201 ")
+    assert done.is_set()
+    memory.check()
