@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
-
+from pathlib import Path
 import attrs
 
 from tailproxy.options import Tailproxy
@@ -30,9 +29,6 @@ from tailproxy.schema import (
 )
 from tailproxy.wire import hujson
 from tailproxy.wire.addresses import AddressPort, IPAddress
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 VERSION = "v1alpha1"
 
@@ -127,18 +123,25 @@ class Config:
         )
 
 
-def load(path: Path) -> Config:
+def load(source: str) -> Config:
     """The configuration in a file.
 
+    :param source: the file's path. `kube:NAMESPACE/NAME`, a Secret, is recognised and refused:
+        there is no support for it yet.
     :raises ConfigError: it cannot be read, or is wrong.
     """
+    kind, colon, secret = source.partition(":")
+    if colon and kind == "kube":
+        if not all(secret.partition("/")):
+            raise ConfigError(source, f"found {secret!r}, wanted kube:NAMESPACE/NAME")
+        raise ConfigError(source, "a Secret cannot be read directly; mount it and name the file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(source).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(str(path), f"cannot read the configuration: {error.strerror}") from error
+        raise ConfigError(source, f"cannot read the configuration: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), "found bytes that are not UTF-8, wanted UTF-8") from error
-    return parse(text, str(path))
+        raise ConfigError(source, "found bytes that are not UTF-8, wanted UTF-8") from error
+    return parse(text, source)
 
 
 def parse(text: str, source: str) -> Config:

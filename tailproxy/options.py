@@ -277,6 +277,13 @@ class Resolver:
         """A table is there for `static`, and only for it."""
         if self.identities and self.kind is not ResolverKind.STATIC:
             raise MisfitError(("Identities",), 'none, or the Kind "static"')
+        addresses: set[IPAddress] = set()
+        for index, row in enumerate(self.identities):
+            if row.address in addresses:
+                raise MisfitError(
+                    ("Identities", index, "Address"), "an address that no other row has"
+                )
+            addresses.add(row.address)
 
 
 @attrs.frozen

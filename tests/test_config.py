@@ -241,6 +241,11 @@ OURS_REFUSED = {
         "Tailproxy.Resolver.Identities[0]",
         ["either a User or Tags"],
     ),
+    "identities-of-one-address": (
+        '{"Resolver":{"Kind":"static","Identities":[{"User":"a"},{"User":"b"}]}}',
+        "Tailproxy.Resolver.Identities[1]",
+        ["no Address", "no other row"],
+    ),
     "files-without-chain": (
         '{"Certificates":{"Source":"files","Key":"k.pem"}}',
         "Tailproxy.Certificates",
@@ -372,7 +377,7 @@ def test_values_made_by_hand_are_checked_too():
 
 
 def test_the_example_shows_the_defaults():
-    assert load(EXAMPLE) == Config()
+    assert load(str(EXAMPLE)) == Config()
 
 
 def _keys(cls: type):
@@ -402,12 +407,25 @@ def test_every_option_says_in_a_sentence_what_it_does():
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="No such file") as caught:
-        load(tmp_path / "missing.hujson")
+        load(str(tmp_path / "missing.hujson"))
     assert str(caught.value).startswith(str(tmp_path / "missing.hujson"))
+
+
+@pytest.mark.parametrize(
+    "source", ["kube:ops-config", "kube:/x", "kube:x/"], ids="dp_C17-{}".format
+)
+def test_a_secret_needs_a_namespace_and_a_name(source):
+    with pytest.raises(ConfigError, match="wanted kube:NAMESPACE/NAME"):
+        load(source)
+
+
+def test_a_secret_is_not_taken_for_a_file():
+    with pytest.raises(ConfigError, match="mount it"):
+        load("kube:ops/config")
 
 
 def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
     path = tmp_path / "bad.hujson"
     path.write_bytes(b'{"version":"\xff"}')
     with pytest.raises(ConfigError, match="UTF-8"):
-        load(path)
+        load(str(path))

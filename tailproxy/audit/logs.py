@@ -113,14 +113,20 @@ class LineObserver:
         self._line = line
         self._clock = clock
         self._events: list[LogEvent] = []
+        self._closed = False
 
     def __call__(self, event: LogEvent) -> None:
         """Take an event."""
         self._events.append(event)
-        if self._clock is None:
+        if self._clock is None or self._closed:
             self.flush()
         elif len(self._events) == 1:
             self._clock.callLater(0, self.flush)
+
+    def close(self) -> None:
+        """The clock is coming round no more: write now, and at once from now on."""
+        self._closed = True
+        self.flush()
 
     def flush(self) -> None:
         """Write what has gathered."""
