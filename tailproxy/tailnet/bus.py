@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from tailproxy.tailnet.localapi import LineStream, LocalAPI
+    from tailproxy.tailnet.bodies import LineStream
+    from tailproxy.tailnet.localapi import LocalAPI
 
 # State, settings and health at once, then peers that change. The first message could hold the
 # whole network map too, which is big, and of no use to us: status has what we need of it.
@@ -113,16 +114,16 @@ class BusWatcher(Service):
             self._stream = await self._api.watch_bus(MASK, limit=LINE_LIMIT)
             began = self._clock.seconds()
             self._connected()
-            error = await self._stream.follow(self._line)
-        except LocalAPIError as failure:
-            error = failure
+            reason = await self._stream.follow(self._line)
+        except LocalAPIError as error:
+            reason = error.message
         finally:
             self._stream = self._attempt = None
         if not self.running:
             return
         if began is not None and self._clock.seconds() - began > _LONGEST_WAIT:
             self._wait = _FIRST_WAIT
-        self._lost(error.message if error else "tailscaled sent a message that is not JSON")
+        self._lost(reason or "tailscaled sent a message that is not JSON")
         wait, self._wait = self._wait, min(2 * self._wait, _LONGEST_WAIT)
         self._retry = self._clock.callLater(wait * (1 - self._jitter() / 4), self._connect)
 

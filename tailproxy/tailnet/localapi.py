@@ -22,25 +22,22 @@ from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
     ConnectionClosed,
-    ConnectionLost,
 )
-from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     HTTPConnectionPool,
     RequestTransmissionFailed,
-    ResponseDone,
     ResponseFailed,
 )
-from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from tailproxy.policy.identity import parse_whois
+from tailproxy.tailnet.bodies import LineStream, WholeBody
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
 
     from twisted.web.client import URI
     from twisted.web.iweb import IResponse
@@ -93,86 +90,6 @@ class ServeConfig:
 class _Answer:
     headers: Mapping[str, str]
     body: bytes
-
-
-class LineStream(Protocol):
-    """An answer that goes on, one line after another.
-
-    :param response: its head.
-    :param limit: bytes of the longest line.
-    """
-
-    def __init__(self, response: IResponse, limit: int) -> None:
-        self._response = response
-        self._limit = limit
-        self._rest = b""
-        self._closed = False
-        self._reason: LocalAPIError | None = None
-        self._on_line: Callable[[bytes], None] = lambda _: None
-        self._finished: Deferred[LocalAPIError | None] = Deferred(lambda _: self.close())
-
-    def follow(self, on_line: Callable[[bytes], None]) -> Deferred[LocalAPIError | None]:
-        """Begin to read.
-
-        :param on_line: called with each line, without its end.
-        :returns: fires at the end of the stream: with why it ended, or with ``None`` after
-            `close`. Cancelling it closes the stream.
-        """
-        self._on_line = on_line
-        self._response.deliverBody(self)
-        return self._finished
-
-    def close(self) -> None:
-        """Want no more lines. For a stream that is followed; safe to call again."""
-        self._closed = True
-        if self.transport is not None:
-            self.transport.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Split what came into lines; an over-long one ends the stream."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if self._closed:
-                return
-            if line:
-                self._on_line(line)
-        if len(self._rest) > self._limit and not self._closed:
-            self._reason = LocalAPIError(
-                None, f"tailscaled sent a message of more than {self._limit} bytes"
-            )
-            self.close()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        """Tell whoever waits for the end."""
-        if self._reason is None and not self._closed:
-            self._reason = LocalAPIError(None, "tailscaled ended the stream of its messages")
-        self._finished.callback(self._reason)
-
-
-class _Body(Protocol):
-    """Collects the body of one answer."""
-
-    def __init__(self) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
-        self._chunks: list[bytes] = []
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > _ANSWER_LIMIT:
-            self._give_up()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        whole = reason is not None and reason.check(ResponseDone, PotentialDataLoss)
-        if whole and self._size <= _ANSWER_LIMIT:
-            self.done.callback(b"".join(self._chunks))
-        else:
-            self.done.errback(ResponseFailed([reason or Failure(ConnectionLost())]))
-
-    def _give_up(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()
 
 
 @implementer(IAgentEndpointFactory)
@@ -402,10 +319,8 @@ class LocalAPI:
         return cast("IResponse", response)
 
     async def _collect(self, response: IResponse, path: str) -> _Answer:
-        body = _Body()
-        response.deliverBody(body)
         try:
-            content = await body.done
+            content = await WholeBody(response, _ANSWER_LIMIT).done
         except ResponseFailed as error:
             raise self._lost(error) from error
         names = ("Etag", "Retry-After")

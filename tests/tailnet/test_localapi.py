@@ -313,9 +313,9 @@ class TestStream:
         for part in (b'{"a"', b":1}\n\n{", b'"b":2}\n{"c":3}\n{"d'):
             daemon.say(part)
         daemon.end_bus()
-        error = await ended
+        reason = await ended
         assert lines == [b'{"a":1}', b'{"b":2}', b'{"c":3}']
-        assert "ended the stream" in error.message
+        assert "ended the stream" in reason
         assert daemon.requests == ["GET /localapi/v0/watch-ipn-bus?mask=142"]
 
     @pytest_twisted.ensureDeferred
@@ -324,7 +324,7 @@ class TestStream:
         lines = []
         ended = stream.follow(lines.append)
         daemon.say(b'"short"\n' + b"x" * 1001)
-        assert "more than 1000 bytes" in (await ended).message
+        assert "more than 1000 bytes" in await ended
         assert lines == [b'"short"']
 
     @pytest_twisted.ensureDeferred
