@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
+
 import attrs
 
 from tailproxy.options import Tailproxy

@@ -316,8 +316,7 @@ class Certificates:
     names: tuple[str, ...] = option(
         "Names",
         Many(TEXT),
-        "Names to have certificates for. If empty: for `tailnet` those that tailscaled offers,"
-        " for `self-signed` localhost.",
+        "Names to have certificates for besides the node's own; for `tailnet`.",
         default=(),
     )
 
@@ -328,6 +327,8 @@ class Certificates:
                 raise MisfitError((key,), 'the path of a PEM file, as the Source is "files"')
             if self.source is not CertificatesFrom.FILES and path is not None:
                 raise MisfitError((key,), 'none, or the Source "files"')
+        if self.names and self.source is not CertificatesFrom.TAILNET:
+            raise MisfitError(("Names",), 'none, or the Source "tailnet"')
 
 
 @attrs.frozen

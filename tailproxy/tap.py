@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
@@ -58,16 +58,16 @@ from tailproxy.tailnet.bus import BusWatcher
 from tailproxy.tailnet.certificates import (
     CertificateError,
     FileCertificates,
-    SelfSignedCertificates,
+    SelfSigned,
     TailnetCertificates,
 )
 from tailproxy.tailnet.localapi import LocalAPI
-from tailproxy.tailnet.node import NodeMonitor
+from tailproxy.tailnet.node import Node, NodeMonitor
 from tailproxy.tailnet.resolver import TailscaledResolver
 from tailproxy.tailnet.static import StaticCaller, StaticResolver
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.web.resource import IResource
 
@@ -203,9 +203,7 @@ class Tailproxy(MultiService):
                 raise
             _forget_pid(self._twistd)
             reason = os.strerror(error.socketError.errno or 0)
-            sys.__stderr__.write(
-                f"tailproxy: cannot listen on {error.interface or '*'} port {error.port}: {reason}\n"
-            )
+            _say(f"cannot listen on {error.interface or 'any address'} port {error.port}: {reason}")
             raise SystemExit(1) from error
 
     def stopService(self) -> Deferred[Any]:
@@ -219,14 +217,18 @@ class Tailproxy(MultiService):
         await DeferredList([maybeDeferred(service.stopService) for service in others])
 
 
+def _say(message: str) -> None:
+    """One line on the real standard error: twistd has made log events of `sys.stderr` by now."""
+    os.write(2, f"tailproxy: {message}\n".encode())
+
+
 def _log_stream(twistd: Mapping[str, Any]) -> IO[str]:
     """Where twistd was told to log to; standard error if it was not and stays in the foreground."""
     logfile = twistd.get("logfile")
     if logfile == "-":
         return sys.stdout
     if logfile or not twistd.get("nodaemon", True):
-        file: Any = LogFile.fromFullPath(logfile or "twistd.log")
-        return file
+        return cast("IO[str]", LogFile.fromFullPath(logfile or "twistd.log"))
     return sys.stderr
 
 
@@ -318,7 +320,7 @@ class _Tailnet:
             self.checks.append(self.monitor)
         self.certificates: ICertificateSource | None = None
         if needs_certificates:
-            source = _certificates(config.tailproxy.certificates, reactor, api, metrics)
+            source = _certificates(config.tailproxy, reactor, api, metrics)
             if isinstance(source, TailnetCertificates) and self.monitor is not None:
                 self.monitor.watch(source.node_changed)
             self.certificates = source
@@ -343,17 +345,19 @@ def _static_resolver(resolver: ours.Resolver) -> StaticResolver:
 
 
 def _certificates(
-    certificates: ours.Certificates, reactor: Any, api: LocalAPI, metrics: Metrics
-) -> TailnetCertificates | FileCertificates | SelfSignedCertificates:
+    config: ours.Tailproxy, reactor: Any, api: LocalAPI, metrics: Metrics
+) -> TailnetCertificates | FileCertificates | SelfSigned:
+    certificates = config.certificates
     if certificates.source is CertificatesFrom.TAILNET:
         names = [name.lower() for name in certificates.names]
         return TailnetCertificates(reactor, api, metrics, names)
     try:
         if certificates.chain is not None and certificates.key is not None:
             return FileCertificates(reactor, certificates.chain, certificates.key, metrics)
-        return SelfSignedCertificates(certificates.names or ("localhost",), metrics)
     except CertificateError as error:
         raise ConfigError("Tailproxy.Certificates", str(error)) from error
+    hosts = [listener.endpoint.host for listener in config.listeners]
+    return SelfSigned([host for host in hosts if host is not None], metrics)
 
 
 def _access(config: Config, reactor: Any) -> ClusterAccess:
@@ -390,9 +394,13 @@ def _listeners(
                 found.append(Listener(reactor, name, [host], port, answers))
             elif tailnet.monitor is not None:
                 follower = NodeListener(reactor, name, port, answers)
-                tailnet.monitor.watch(lambda node, it=follower: it.follow(node.addresses))
+                tailnet.monitor.watch(_following(follower))
                 found.append(follower)
     return found
+
+
+def _following(listener: NodeListener) -> Callable[[Node], None]:
+    return lambda node: listener.follow(node.addresses)
 
 
 def _plugins(config: Config, upstream: Upstream) -> dict[str, dict[str, IResource]]:

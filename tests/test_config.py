@@ -256,6 +256,11 @@ OURS_REFUSED = {
         "Tailproxy.Certificates.Key",
         ['the Source "files"'],
     ),
+    "names-without-tailnet": (
+        '{"Certificates":{"Source":"self-signed","Names":["a"]}}',
+        "Tailproxy.Certificates.Names",
+        ['the Source "tailnet"'],
+    ),
     "empty-path": ('{"Tailscaled":{"Socket":""}}', "Tailproxy.Tailscaled.Socket", ["the path"]),
     "negative-time": ('{"Drain":{"Requests":-1}}', "Tailproxy.Drain.Requests", ["0 or more"]),
     "huge-port": ('{"Admin":{"Port":70000}}', "Tailproxy.Admin.Port", ["65535"]),

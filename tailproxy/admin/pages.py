@@ -15,9 +15,10 @@ from twisted.web.server import NOT_DONE_YET
 import twisted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from prometheus_client import CollectorRegistry
+    from twisted.web.resource import IResource
     from twisted.web.server import Request
 
     from tailproxy.interfaces import IReadinessCheck
@@ -167,7 +168,7 @@ class RootPage(Page):
 
     isLeaf = False
 
-    def __init__(self, pages: dict[str, Resource]) -> None:
+    def __init__(self, pages: Mapping[str, IResource]) -> None:
         super().__init__()
         self._names = sorted(pages)
         self.putChild(b"", self)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
-    from twisted.web.resource import Resource
+    from twisted.web.resource import IResource
 
     from tailproxy.config import Config
     from tailproxy.interfaces import IReadinessCheck
@@ -62,7 +62,7 @@ def admin_site(
     has_address: Callable[[], bool],
     metrics: Metrics,
     tailscaled_metrics: Callable[[], Deferred[bytes]] | None,
-    plugins: Mapping[str, Resource],
+    plugins: Mapping[str, IResource],
 ) -> Site:
     """Everything the admin port shows.
 
