@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import time
 import uuid
@@ -73,8 +72,8 @@ def test_watches_are_held_through_a_certificate_swap(lab, own_tls):
     folder = lab.run / "second"
     folder.mkdir()
     chain, key = second.write(folder, "listener")
-    os.replace(key, lab.run / "listener.key")
-    os.replace(chain, lab.run / "listener.crt")
+    key.replace(lab.run / "listener.key")
+    chain.replace(lab.run / "listener.crt")
     start = time.monotonic()
     while True:
         tls = dial(lab, service, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,7 +18,7 @@ def open_ports(lab) -> list[int]:
     pid = lab.processes["tailscaled-proxy"].pid
     ports = set()
     for table in ("tcp", "tcp6"):
-        with open(f"/proc/{pid}/net/{table}") as rows:
+        with Path(f"/proc/{pid}/net/{table}").open() as rows:
             for row in list(rows)[1:]:
                 fields = row.split()
                 if fields[3] == "0A":
