@@ -8,6 +8,7 @@ may yet come (tailscaled, the API server, a token) makes the service unready, wi
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, Logger
 from twisted.plugin import getPlugins
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -147,10 +148,11 @@ def _reactor() -> Any:
 class Tailproxy(MultiService):
     """The whole service. It starts from the bottom up and leaves from the top down.
 
-    :param config: for the log.
-    :param reactor: for the log.
+    :param config: says how to log.
     :param parts: all but the data plane and the admin port, in the order of their start.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -205,6 +207,27 @@ class Tailproxy(MultiService):
             reason = os.strerror(error.socketError.errno or 0)
             _say(f"cannot listen on {error.interface or 'any address'} port {error.port}: {reason}")
             raise SystemExit(1) from error
+
+    def startService(self) -> None:
+        """Start everything, and from now on leave when told to."""
+        super().startService()
+        if self._twistd:
+            self._reactor.callWhenRunning(self._heed_signals)
+
+    def _heed_signals(self) -> None:
+        # Twisted's own handlers would let the process die of the signal after a drain that went
+        # well, and would not hear a second one (spec/dataplane.md 2.11).
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._leave))
+
+    def _leave(self) -> None:
+        if self.running:
+            self._log.info("leaving; a second signal ends everything at once")
+            self._reactor.stop()
+        else:
+            _forget_pid(self._twistd)
+            _say("ended by a second signal")
+            os._exit(1)
 
     def stopService(self) -> Deferred[Any]:
         """Drain the data plane, and only then stop what it needs; probes are answered last."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
+    from twisted.web.http import Request
     from twisted.web.resource import IResource
 
     from tailproxy.config import Config
@@ -73,7 +74,7 @@ def admin_site(
     :param tailscaled_metrics: asks for those of tailscaled; None if there is none to ask.
     :param plugins: resources with the mount `admin`, by name.
     """
-    site = Site(
+    site = _Site(
         RootPage(
             {
                 **plugins,
@@ -86,9 +87,17 @@ def admin_site(
         ),
         timeout=_IDLE_SECONDS,
     )
-    site.noisy = False
     site.displayTracebacks = False
     return site
+
+
+class _Site(Site):
+    """Without a log line for each probe."""
+
+    noisy = False
+
+    def log(self, request: Request) -> None:
+        """Nothing: probes come every few seconds and tell nothing."""
 
 
 class AdminService(Service):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # What `twisted.python.log` puts into events for its own use.
 _LEGACY = frozenset(("message", "time", "isError", "system", "format", "why", "logLevel"))
+# What Twisted tells about its own factories and ports is for whoever debugs them.
+_CHATTY = ("twisted.web", "twisted.internet.protocol", "twisted.python.log", "log_legacy")
 # As in the Tailscale operator's schema; the last three are one to us.
 _LEVELS = {
     "debug": LogLevel.debug,
@@ -140,5 +142,9 @@ def filtered(observer: ILogObserver, level: str) -> ILogObserver:
 
     :param level: as the configuration's `LogLevel` spells it.
     """
-    predicate = LogLevelFilterPredicate(defaultLogLevel=_LEVELS[level])
+    threshold = _LEVELS[level]
+    predicate = LogLevelFilterPredicate(defaultLogLevel=threshold)
+    if threshold is LogLevel.info:
+        for namespace in _CHATTY:
+            predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [predicate])
