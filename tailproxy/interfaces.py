@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ class PluginContext:
     upstream: IUpstream
 
 
-class IResourcePlugin(Interface):
+class IResourcePlugin(IPlugin):
     """A resource that another distribution adds (found by `twisted.plugin.getPlugins`).
 
     On the tailnet listeners it is at `/.tailproxy/NAME`, reached by known callers only; with the

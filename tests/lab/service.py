@@ -87,16 +87,21 @@ class Service:
         :raises LabError: it ends, or is not ready in time; with the end of its log.
         """
         self.file.write_text(json.dumps(self.config, indent=1))
-        for kind, (address, port) in self.listeners.items():
-            if kind == "serve":
-                self._lab.tailnet.nodes[PROXY].serve(443, f"{address}:{port}")
-            else:
+        self.announce()
+        for kind, (_, port) in self.listeners.items():
+            if kind != "serve":
                 self._lab.tailnet.allow(f"tcp:{port}")
         self._lab.processes.start(self.name, self.argv, network=self._lab.cluster.network, env=env)
         if ready is not None:
             self._lab.processes.wait_ready(
                 self.name, lambda: self.get_admin(ready)[0] == 200, READY_SECONDS
             )
+
+    def announce(self) -> None:
+        """Have port 443 of the proxy node lead here, and no longer to another one."""
+        if "serve" in self.listeners:
+            address, port = self.listeners["serve"]
+            self._lab.tailnet.nodes[PROXY].serve(443, f"{address}:{port}")
 
     def stop(self, timeout: float = STOP_SECONDS) -> int | None:
         """End it as ``kill`` would (SIGTERM), and SIGKILL after *timeout* s. Its exit status."""
