@@ -57,7 +57,7 @@ def outgoing(
         if identity is not None:
             if key in _CREDENTIALS or key.startswith(_IDENTITY_PREFIXES):
                 continue
-            if key == b"sec-websocket-protocol" and _TOKEN_PROTOCOL in pair[1].lower():
+            if _carries_token(key, pair[1]):
                 protocols = _without_tokens(pair[1])
                 if protocols:
                     sent.append((pair[0], protocols))
@@ -92,7 +92,7 @@ def check_outgoing(headers: Headers, identity: Identity | None, bearer: bytes | 
         key = name.lower()
         if key.startswith(_IDENTITY_PREFIXES):
             ours.append((key, value))
-        elif key in _CREDENTIALS:
+        elif key in _CREDENTIALS or _carries_token(key, value):
             tokens.append((key, value))
     users = [(b"impersonate-user", identity.user.encode())]
     groups = [(b"impersonate-group", group.encode()) for group in identity.groups]
@@ -102,6 +102,10 @@ def check_outgoing(headers: Headers, identity: Identity | None, bearer: bytes | 
         raise Unsendable("the credentials to be sent are not ours alone")
     if bearer is not None and not bearer.strip():
         raise Unsendable("our own token is empty")
+
+
+def _carries_token(key: bytes, value: bytes) -> bool:
+    return key == b"sec-websocket-protocol" and _TOKEN_PROTOCOL in value.lower()
 
 
 def _without_tokens(protocols: bytes) -> bytes:

@@ -59,7 +59,10 @@ class AddressPort:
         number = int(port)
         if not 0 < number < 65536:
             raise ValueError(f"the port of {text!r} is not between 1 and 65535")
-        address = ip_address(host[1:-1] if bracketed else host)
+        try:
+            address = ip_address(host[1:-1] if bracketed else host)
+        except ValueError:
+            raise ValueError(f"{text!r} is not of the form IP:PORT") from None
         if bracketed != (address.version == 6):
             raise ValueError(f"{text!r}: IPv6 addresses, and only those, stand in brackets")
         return cls(unmapped(address), number)

@@ -39,6 +39,8 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
+# What a client says about where it comes from goes no further either.
+_NOT_UPSTREAM = _HOP_BY_HOP | {b"forwarded"}
 # A sender may not call these hop-by-hop (RFC 9110, 7.6.1): without its length, the body of a
 # request would be read as the next request.
 _NEVER_NAMED = frozenset((b"content-length", b"host"))
@@ -121,10 +123,10 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
 def connection_tokens(headers: Headers) -> set[bytes]:
     """Return what the ``Connection`` lines name, in lower case (RFC 9110, 7.6.1)."""
     return {
-        token.strip().lower()
+        token
         for name, value in headers
         if name.lower() == b"connection"
-        for token in value.split(b",")
+        for token in _tokens(value)
     }
 
 
@@ -162,12 +164,7 @@ def end_to_end(headers: Headers, upgrade: bytes | None) -> list[Header]:
 
     :param upgrade: what `upgrade_of` said about these headers; put back last.
     """
-    kept, trailers = _kept(headers)
-    forwarded = [
-        pair
-        for pair in kept
-        if not (key := pair[0].lower()).startswith(b"x-forwarded-") and key != b"forwarded"
-    ]
+    forwarded, trailers = _kept(headers, _NOT_UPSTREAM, (b"x-forwarded-",))
     if trailers:
         forwarded.append((b"TE", b"trailers"))
     if upgrade is not None:
@@ -180,26 +177,37 @@ def response_end_to_end(headers: Headers) -> list[Header]:
 
     Not for a 101, whose ``Connection`` and ``Upgrade`` are the point of it.
     """
-    return _kept(headers)[0]
+    return _kept(headers, _HOP_BY_HOP, ())[0]
 
 
-def _kept(headers: Headers) -> tuple[list[Header], bool]:
-    """Return the headers that are not hop-by-hop, and whether ``TE`` allows trailers."""
-    dropped: set[bytes] | frozenset[bytes] = _HOP_BY_HOP
+def _kept(
+    headers: Headers, ending: frozenset[bytes], prefixes: tuple[bytes, ...]
+) -> tuple[list[Header], bool]:
+    """Return the headers that do not end here, and whether ``TE`` allows trailers.
+
+    :param ending: names that end here whatever ``Connection`` says.
+    :param prefixes: of further such names.
+    """
     kept = []
+    named: set[bytes] = set()
     trailers = False
     for pair in headers:
         key = pair[0].lower()
-        if key not in _HOP_BY_HOP:
-            kept.append(pair)
+        if key not in ending:
+            if not key.startswith(prefixes):
+                kept.append(pair)
         elif key == b"connection":
-            dropped = dropped.union(token.strip().lower() for token in pair[1].split(b","))
+            named |= _tokens(pair[1])
         elif key == b"te":
-            trailers |= b"trailers" in [token.strip().lower() for token in pair[1].split(b",")]
-    if dropped is not _HOP_BY_HOP:
-        dropped -= _NEVER_NAMED
-        kept = [pair for pair in kept if pair[0].lower() not in dropped]
+            trailers |= b"trailers" in _tokens(pair[1])
+    if named:
+        named -= _NEVER_NAMED
+        kept = [pair for pair in kept if pair[0].lower() not in named]
     return kept, trailers
+
+
+def _tokens(value: bytes) -> set[bytes]:
+    return {token.strip() for token in value.lower().split(b",")}
 
 
 def _check_target(method: bytes, target: bytes) -> None:

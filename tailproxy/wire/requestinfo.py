@@ -78,11 +78,17 @@ class NodeProxy(Enum):
 
 @attrs.frozen
 class _Path:
-    """A decoded path: as text, split as the API server does, and split once cleaned."""
+    """What is known of a decoded path, in its own reading and in that of a cleaning server.
+
+    :ivar parts: split as the API server does.
+    :ivar session: its kind in either reading.
+    :ivar node_words: first words behind ``nodes/NODE/proxy``, one per reading that goes there.
+    """
 
     text: str
     parts: tuple[str, ...]
-    cleaned: tuple[str, ...]
+    session: SessionKind | None
+    node_words: tuple[str, ...]
 
 
 def request_info(method: bytes, target: bytes) -> RequestInfo:
@@ -100,8 +106,7 @@ def request_info(method: bytes, target: bytes) -> RequestInfo:
 
 def session_kind(target: bytes) -> SessionKind | None:
     """Tell whether a target is a session with a pod, whatever the method (dataplane.md 1.2)."""
-    path = _path_of(target)
-    return _session_of(path.parts) or _session_of(path.cleaned)
+    return _path_of(target).session
 
 
 def node_proxy(method: bytes, target: bytes, upgrade: bool) -> NodeProxy:
@@ -109,17 +114,10 @@ def node_proxy(method: bytes, target: bytes, upgrade: bool) -> NodeProxy:
 
     :param upgrade: whether it may be taken for an upgrade (`http1.may_upgrade`).
     """
-    path = _path_of(target)
-    rests = [
-        _clean(parts[5:])
-        for parts in (path.parts, path.cleaned)
-        if parts[:3] == ("api", "v1", "nodes") and parts[4:5] == ("proxy",)
-    ]
-    if not rests:
+    words = _path_of(target).node_words
+    if not words:
         return NodeProxy.NONE
-    if upgrade or method not in {b"GET", b"HEAD"}:
-        return NodeProxy.EXEC
-    if any(rest and rest[0].lower() in _NODE_SESSIONS for rest in rests):
+    if upgrade or method not in {b"GET", b"HEAD"} or not _NODE_SESSIONS.isdisjoint(words):
         return NodeProxy.EXEC
     return NodeProxy.READ
 
@@ -259,7 +257,13 @@ def _path(path: bytes) -> _Path:
     text = unquote_to_bytes(path).decode("utf-8", "replace")
     trimmed = text.strip("/")
     parts = tuple(trimmed.split("/")) if trimmed else ()
-    return _Path(text, parts, _clean(parts))
+    cleaned = _clean(parts)
+    return _Path(
+        text=text,
+        parts=parts,
+        session=_session_of(parts) or _session_of(cleaned),
+        node_words=_node_words(parts) + _node_words(cleaned),
+    )
 
 
 _cached_path = lru_cache(maxsize=2048)(_path)
@@ -279,3 +283,10 @@ def _session_of(parts: tuple[str, ...]) -> SessionKind | None:
             return kind
         case _:
             return None
+
+
+def _node_words(parts: tuple[str, ...]) -> tuple[str, ...]:
+    if parts[:3] != ("api", "v1", "nodes") or parts[4:5] != ("proxy",):
+        return ()
+    rest = _clean(parts[5:])  # the kubelet cleans what it gets
+    return (rest[0].lower() if rest else "",)

@@ -13,9 +13,9 @@ _LABEL_TERM = re.compile(
     rf"{_BLANK}(?:"
     rf"!{_BLANK}{_KEY}"
     rf"|{_KEY}{_BLANK}(?:==|=|!=){_BLANK}{_VALUE}"
-    rf"|{_KEY}{_BLANK}[<>]{_BLANK}[+-]?[0-9]{{1,19}}"
+    rf"|{_KEY}{_BLANK}[<>]{_BLANK}[0-9]{{1,19}}"
     rf"|{_KEY}[ \t\r\n]++(?:in|notin){_BLANK}"
-    rf"\({_BLANK}{_VALUE}{_BLANK}(?:,{_BLANK}{_VALUE}{_BLANK})*+\)"
+    rf"\((?!{_BLANK}\)){_BLANK}{_VALUE}{_BLANK}(?:,{_BLANK}{_VALUE}{_BLANK})*+\)"
     rf"|{_KEY}"
     rf"){_BLANK}(?:,(?=.)|\Z)",
     re.ASCII | re.DOTALL,

@@ -1,0 +1,256 @@
+"""The headers that leave for the API server."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailproxy.policy.headers import check_outgoing, impersonation_of, outgoing
+from tailproxy.policy.identity import Unsendable
+from tailproxy.wire.http1 import upgrade_of
+
+from .whois import ada, groups
+
+TOKEN_PROTOCOL = b"base64url.bearer.authorization.k8s.io.QUJD"
+PLANTED = [
+    (b"Impersonate-User", b"root"),
+    (b"impersonate-group", b"system:masters"),
+    (b"Impersonate-Extra-Scopes", b"x"),
+    (b"Impersonate-Uid", b"0"),
+    (b"Authorization", b"Bearer z"),
+]
+DEV = ada(groups("dev"))
+
+
+def sent(headers, identity=DEV, bearer=b"ours", client="100.64.0.5"):
+    """Send headers in auth mode, proving them on the way."""
+    result = outgoing(
+        headers,
+        identity=identity,
+        upgrade=upgrade_of(headers),
+        host=b"10.0.0.1:6443",
+        client=ip_address(client),
+        bearer=bearer,
+    )
+    check_outgoing(result, identity, bearer)
+    return result
+
+
+def passed_on(headers, client="100.64.0.5"):
+    """Send headers in noauth mode."""
+    return sent(headers, identity=None, bearer=None, client=client)
+
+
+OURS = [
+    (b"X-Forwarded-For", b"100.64.0.5"),
+    (b"Impersonate-Group", b"dev"),
+    (b"Impersonate-User", b"ada@corp.example"),
+    (b"Authorization", b"Bearer ours"),
+]
+UPSTREAM = (b"Host", b"10.0.0.1:6443")
+
+
+def test_dp_I14_nothing_of_a_planted_identity_is_sent():
+    assert sent(PLANTED) == [UPSTREAM, *OURS]
+
+
+def test_dp_I15_in_noauth_mode_the_clients_credentials_are_its_own():
+    assert passed_on(PLANTED) == [UPSTREAM, *PLANTED, (b"X-Forwarded-For", b"100.64.0.5")]
+
+
+@pytest.mark.parametrize(
+    "name", [b"Impersonate-User", b"authorization", b"X-Forwarded-For", b"Host"]
+)
+def test_dp_I16_connection_cannot_take_our_headers_away(name):
+    assert sent([(b"Connection", b"close, " + name)]) == [UPSTREAM, *OURS]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Authorization",
+        b"Proxy-Authorization",
+        b"Impersonate-User",
+        b"Impersonate-Group",
+        b"Impersonate-Uid",
+        b"Impersonate-Extra-Scopes",
+        b"X-Remote-User",
+        b"X-Remote-Group",
+        b"X-Remote-Uid",
+        b"X-Remote-Extra-Scopes",
+        b"X-Real-Ip",
+        b"X-Forwarded-For",
+        b"X-Forwarded-Host",
+        b"X-Forwarded-Proto",
+        b"Forwarded",
+    ],
+)
+def test_the_whole_family_goes_in_any_case_and_repetition(name):
+    headers = [(name, b"a"), (b"Accept", b"*/*"), (name.lower(), b"b"), (name.swapcase(), b"c")]
+    assert sent(headers) == [UPSTREAM, (b"Accept", b"*/*"), *OURS]
+
+
+@pytest.mark.parametrize(
+    "name", [b"Impersonate_User", b"XImpersonate-User", b"X-Remotely", b"Cookie"]
+)
+def test_other_names_stay(name):
+    assert (name, b"v") in sent([(name, b"v")])
+
+
+def test_the_host_is_the_upstreams_alone():
+    headers = sent([(b"host", b"kube.corp-cat.ts.net")])
+    assert [value for name, value in headers if name.lower() == b"host"] == [b"10.0.0.1:6443"]
+
+
+def test_dp_I23_the_client_is_the_tailnets_alone():
+    planted = [(b"X-Forwarded-For", b"100.64.0.66"), (b"X-Real-Ip", b"100.64.0.66")]
+    assert sent(planted) == [UPSTREAM, *OURS]
+    assert passed_on(planted, client="::ffff:100.64.0.5") == [
+        UPSTREAM,
+        planted[1],
+        (b"X-Forwarded-For", b"100.64.0.5"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "left"),
+    [
+        pytest.param(b"v5.channel.k8s.io, " + TOKEN_PROTOCOL, [b"v5.channel.k8s.io"], id="dp_I22"),
+        (TOKEN_PROTOCOL + b", v5, v4", [b"v5, v4"]),
+        (b"v5," + TOKEN_PROTOCOL.upper() + b",v4", [b"v5,v4"]),
+        (TOKEN_PROTOCOL, []),
+        (b"v5, \xc2\xa0" + TOKEN_PROTOCOL, [b"v5"]),
+        (b"v5 ,v4", [b"v5 ,v4"]),
+    ],
+)
+def test_a_token_among_the_subprotocols_goes(protocols, left):
+    headers = sent([(b"sec-websocket-protocol", protocols)])
+    assert [value for name, value in headers if name == b"sec-websocket-protocol"] == left
+
+
+def test_in_noauth_mode_a_token_among_the_subprotocols_stays():
+    header = (b"Sec-WebSocket-Protocol", b"v5.channel.k8s.io, " + TOKEN_PROTOCOL)
+    assert header in passed_on([header])
+
+
+def test_an_upgrade_keeps_what_the_other_end_reads():
+    headers = [
+        (b"Connection", b"Upgrade"),
+        (b"Upgrade", b"SPDY/3.1"),
+        (b"X-Stream-Protocol-Version", b"v4.channel.k8s.io"),
+        (b"X-Stream-Protocol-Version", b"v3.channel.k8s.io"),
+    ]
+    assert sent(headers) == [
+        UPSTREAM,
+        *headers[2:],
+        (b"Connection", b"Upgrade"),
+        (b"Upgrade", b"SPDY/3.1"),
+        *OURS,
+    ]
+
+
+def test_without_a_token_of_ours_none_is_sent():
+    assert sent(PLANTED, bearer=None) == [UPSTREAM, *OURS[:-1]]
+
+
+def test_groups_are_headers_of_their_own_in_order():
+    headers = sent([], identity=ada(groups("b", "a,c"), groups("a")))
+    values = [value for name, value in headers if name == b"Impersonate-Group"]
+    assert values == [b"b", b"a,c", b"a"]
+
+
+def test_a_name_that_cannot_be_sent_is_not():
+    with pytest.raises(Unsendable):
+        sent([], identity=ada(groups("")))
+
+
+def test_the_clients_own_impersonation_is_found_by_name():
+    headers = [(b"Accept", b"*/*"), (b"impersonate-USER", b"root"), (b"Impersonate-Foo", b"")]
+    assert impersonation_of(headers) == ("impersonate-USER", "Impersonate-Foo")
+    assert impersonation_of([(b"X-Impersonate-User", b"root")]) == ()
+
+
+GOOD = [UPSTREAM, (b"Accept", b"*/*"), *OURS]
+
+
+class TestLastCheck:
+    def test_a_good_set_passes(self):
+        check_outgoing(GOOD, DEV, b"ours")
+        check_outgoing(GOOD[:-1], DEV, None)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            pytest.param([], id="nothing"),
+            pytest.param([each for each in GOOD if b"User" not in each[0]], id="no_user"),
+            pytest.param([*GOOD, (b"impersonate-user", b"root")], id="second_user"),
+            pytest.param([*GOOD, OURS[2]], id="user_twice"),
+            pytest.param([(b"Impersonate-User", b""), *GOOD], id="empty_user"),
+            pytest.param([*GOOD[:-2], (b"Impersonate-User", b"root"), GOOD[-1]], id="other_user"),
+            pytest.param([each for each in GOOD if b"Group" not in each[0]], id="group_missing"),
+            pytest.param([(b"Impersonate-Group", b"ops"), *GOOD], id="second_group"),
+            pytest.param([*GOOD, (b"Impersonate-Uid", b"0")], id="uid"),
+            pytest.param([*GOOD, (b"Impersonate-Extra-A", b"0")], id="extra"),
+            pytest.param([*GOOD, (b"X-REMOTE-user", b"root")], id="front_proxy"),
+            pytest.param([*GOOD, (b"authorization", b"Bearer z")], id="second_token"),
+            pytest.param(GOOD[:-1], id="no_token"),
+            pytest.param([*GOOD[:-1], (b"Authorization", b"Bearer z")], id="other_token"),
+            pytest.param([*GOOD, (b"Proxy-Authorization", b"z")], id="proxy_token"),
+            pytest.param([*GOOD, (b"X-Real-Ip", b"100.64.0.9")], id="planted_address"),
+            pytest.param([*GOOD, (b"Sec-WebSocket-Protocol", TOKEN_PROTOCOL)], id="token_protocol"),
+            pytest.param([*GOOD, (b"X", b"a\r\nImpersonate-User: root")], id="line_break"),
+            pytest.param([*GOOD, (b"X\n", b"a")], id="line_break_in_a_name"),
+        ],
+    )
+    def test_any_other_set_is_stopped(self, headers):
+        with pytest.raises(Unsendable):
+            check_outgoing(headers, DEV, b"ours")
+
+    def test_without_a_token_of_ours_there_must_be_none(self):
+        with pytest.raises(Unsendable):
+            check_outgoing(GOOD, DEV, None)
+
+    @pytest.mark.parametrize("bearer", [b"", b"  "])
+    def test_an_empty_token_is_none(self, bearer):
+        headers = [*GOOD[:-1], (b"Authorization", b"Bearer " + bearer)]
+        with pytest.raises(Unsendable):
+            check_outgoing(headers, DEV, bearer)
+
+    def test_a_token_that_breaks_the_line_is_stopped(self):
+        with pytest.raises(Unsendable) as caught:
+            sent([], bearer=b"secret\r\nX: y")
+        assert "secret" not in str(caught.value)
+
+    def test_nobody_is_never_somebody(self):
+        nobody = attrs.evolve(DEV, user="", groups=())
+        with pytest.raises(Unsendable):
+            check_outgoing([(b"Impersonate-User", b"")], nobody, None)
+
+    def test_in_noauth_mode_our_token_stays_here(self):
+        check_outgoing(PLANTED, None, None)
+        with pytest.raises(Unsendable):
+            check_outgoing(PLANTED, None, b"ours")
+
+
+names = st.sampled_from(
+    [b"Connection", b"Impersonate-User", b"IMPERSONATE-GROUP", b"authorization", b"Upgrade",
+     b"X-Remote-User", b"Sec-WebSocket-Protocol", b"TE", b"Host", b"X-Forwarded-For", b"Accept"]
+)  # fmt: skip
+contents = st.sampled_from(
+    [b"root", b"upgrade, impersonate-user", b"authorization,impersonate-group", b"websocket",
+     TOKEN_PROTOCOL, b"v5, " + TOKEN_PROTOCOL, b"trailers", b""]
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(names, contents), max_size=8))
+def test_whatever_a_client_sends_leaves_as_the_caller(headers):
+    result = sent(headers)
+    ours = [pair for pair in result if pair[0].lower().startswith((b"impersonate-", b"x-remote-"))]
+    assert ours == OURS[1:3]
+    assert [pair for pair in result if pair[0].lower() == b"authorization"] == OURS[3:]
+    protocols = [value for name, value in result if name == b"Sec-WebSocket-Protocol"]
+    assert not any(TOKEN_PROTOCOL in value for value in protocols)
