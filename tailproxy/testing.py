@@ -7,6 +7,7 @@ for.
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -18,18 +19,33 @@ from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
 from tailproxy.errors import ApiError, UnknownCallerError
-from tailproxy.interfaces import ICertificateSource, IIdentityResolver
+from tailproxy.interfaces import (
+    IAuditSink,
+    ICertificateSource,
+    IExchange,
+    IIdentityResolver,
+    IReadinessCheck,
+    IUpstream,
+    ResponseHead,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from twisted.internet.interfaces import IListeningPort
     from twisted.web.http import Request
     from twisted.web.http_headers import Headers
 
-    from tailproxy.interfaces import KeyPair
+    from tailproxy.interfaces import (
+        AccessRecord,
+        CheckResult,
+        IResponseReceiver,
+        KeyPair,
+        UpstreamRequest,
+    )
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.wire.addresses import IPAddress
+    from tailproxy.wire.http1 import Header
 
 
 @implementer(IIdentityResolver)
@@ -170,6 +186,12 @@ class FakeLocalAPI(Resource):
         """How many watch the bus."""
         return len(self._buses)
 
+    def bus_ended(self) -> Deferred[None]:
+        """Fires when the first watch of the bus has ended."""
+        ended: Deferred[None] = Deferred()
+        self._buses[0].notifyFinish().addBoth(lambda _: ended.callback(None))
+        return ended
+
     def end_bus(self) -> None:
         """End every watch of the bus."""
         for bus in list(self._buses):
@@ -225,3 +247,118 @@ class _Connections(WrappingFactory):
     def buildProtocol(self, addr: Any) -> Any:
         self.accepted += 1
         return super().buildProtocol(addr)
+
+
+@implementer(IExchange)
+class FakeExchange:
+    """A request that `FakeUpstream` got; the test answers it.
+
+    :ivar request: its head.
+    :ivar body: what was sent of its body so far.
+    :ivar complete: whether that is all.
+    :ivar paused: whether the sender wants no more of the answer for now.
+    :ivar aborted: whether the sender wants no answer any more.
+    :ivar producer: what sends the body, if it said so.
+    """
+
+    def __init__(self, request: UpstreamRequest, receiver: IResponseReceiver) -> None:
+        self.request = request
+        self.body = b""
+        self.complete = False
+        self.paused = False
+        self.aborted = False
+        self.producer: Any = None
+        self._receiver = receiver
+
+    def write_body(self, chunk: bytes) -> None:
+        """See `IExchange.write_body`."""
+        self.body += chunk
+
+    def end_body(self, trailers: Sequence[Header]) -> None:
+        """See `IExchange.end_body`."""
+        self.complete = True
+
+    def register_body_producer(self, producer: Any) -> None:
+        """See `IExchange.register_body_producer`."""
+        self.producer = producer
+
+    def pause_response(self) -> None:
+        """See `IExchange.pause_response`."""
+        self.paused = True
+
+    def resume_response(self) -> None:
+        """See `IExchange.resume_response`."""
+        self.paused = False
+
+    def abort(self) -> None:
+        """See `IExchange.abort`."""
+        self.aborted = True
+
+    def answer(self, code: int = 200, body: bytes = b"", headers: Sequence[Header] = ()) -> None:
+        """Give a whole answer."""
+        self._receiver.request_sent()
+        self._receiver.response_head(ResponseHead(code, b"", headers))
+        self._receiver.response_body([body])
+        self._receiver.response_end(())
+
+    def fail(self, error: ApiError) -> None:
+        """Give none."""
+        self._receiver.response_failed(error)
+
+
+@implementer(IUpstream)
+class FakeUpstream:
+    """An API server that keeps what it is asked until the test answers.
+
+    :ivar token: our own, or the error to raise for want of one.
+    :ivar pending: requests without an answer, oldest first.
+    """
+
+    host = b"api.example.com"
+
+    def __init__(self) -> None:
+        self.token: bytes | None | ApiError = b"our-token"
+        self.pending: deque[FakeExchange] = deque()
+
+    def bearer(self) -> bytes | None:
+        """See `IUpstream.bearer`."""
+        if isinstance(self.token, ApiError):
+            raise self.token
+        return self.token
+
+    def send(self, request: UpstreamRequest, receiver: IResponseReceiver) -> FakeExchange:
+        """See `IUpstream.send`."""
+        exchange = FakeExchange(request, receiver)
+        self.pending.append(exchange)
+        return exchange
+
+
+@implementer(IReadinessCheck)
+class FakeReadinessCheck:
+    """A check that stands as the test says.
+
+    :ivar result: how.
+    """
+
+    def __init__(self, name: str, result: CheckResult) -> None:
+        self.name = name
+        self.result = result
+
+    def check(self) -> CheckResult:
+        """See `IReadinessCheck.check`."""
+        return self.result
+
+
+@implementer(IAuditSink)
+class FakeAuditSink:
+    """Keeps what it is told.
+
+    :ivar records: oldest first.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[AccessRecord] = []
+
+    def answered(self, record: AccessRecord) -> None:
+        """See `IAuditSink.answered`."""
+        self.records.append(record)
