@@ -46,7 +46,9 @@ def _status(_args: argparse.Namespace) -> None:
             for row in written_down(run):
                 print(f"  {row.name:26} {row.pid:>8}  {'running' if row.running else 'ended'}")
         else:
-            print(f"{name}: crashed; remove it with: python -m tests.lab down --name {name}")
+            word = "failed" if found.get("state") == "failed" else "crashed"
+            print(f"{name}: {word}; its logs are in {run}")
+            print(f"  remove it with: python -m tests.lab down --name {name}")
             for row in leftovers(run):
                 print(f"  {row.name:26} {row.pid:>8}  left over")
 

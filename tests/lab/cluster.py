@@ -310,6 +310,8 @@ class GivenCluster(Cluster):
         given: Path,
     ) -> None:
         super().__init__(run, processes, ports, binaries)
+        if not given.is_file():
+            raise LabError(f"kubeconfig {given}: no such file")
         self.admin_kubeconfig = self.proxy_kubeconfig = given.absolute()
         url = urlsplit(self.kubectl("config", "view", "--minify", "-o", "jsonpath={..server}"))
         self.api_address = (url.hostname or "", url.port or 443)

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.lab import NODES, Lab
+from tests.lab import build
+from tests.lab.errors import LabError
+from tests.lab.lab import KUBECTLS, NODES, Lab
+from tests.lab.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +33,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _new_lab(config: pytest.Config) -> Lab:
+    return Lab(f"pytest-{os.getpid()}", node=config.getoption("--lab-node"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the lab's programs before the first test, if a test wants them.
+
+    That may take half an hour, once per machine; a test's timeout does not allow for it.
+    """
+    wanted = any("lab" in getattr(item, "fixturenames", ()) for item in session.items)
+    if not wanted or session.config.option.collectonly:
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        try:
+            build.ensure([*_new_lab(session.config).parts, *KUBECTLS.values()], progress=Progress())
+        except LabError as error:
+            pytest.exit(str(error), returncode=1)
+
+
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of this session's own; its logs stay if a test failed."""
-    lab = Lab(f"pytest-{os.getpid()}", node=request.config.getoption("--lab-node"))
+    lab = _new_lab(request.config)
     try:
         lab.start()
         yield lab

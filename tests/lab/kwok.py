@@ -2,7 +2,8 @@
 
 Pods go Running at once. ``exec`` runs its command on this machine, ``logs`` and ``attach`` show a
 file, and ``port-forward`` arrives at an echo server of the lab, whatever the port; all of them
-stream for real. What kwok cannot do is exit codes of ``exec`` and input of ``attach``.
+stream for real. What kwok cannot do: exit codes of ``exec``, the end of its input (``cat`` waits
+for ever), and input of ``attach``.
 """
 
 from __future__ import annotations

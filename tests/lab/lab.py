@@ -110,8 +110,8 @@ class Lab:
     def __enter__(self) -> Self:
         try:
             self.start()
-        except BaseException:
-            self.close(keep=True)
+        except BaseException as error:
+            self.close(keep=isinstance(error, Exception))
             raise
         return self
 
@@ -121,7 +121,7 @@ class Lab:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(keep=error is not None)
+        self.close(keep=isinstance(error, Exception))
 
     @property
     def parts(self) -> list[str]:
@@ -137,6 +137,7 @@ class Lab:
         """
         binaries = build.ensure(self.parts, progress=self.progress)
         self._take()
+        self.write_state("starting")
         if self.given:
             self.cluster = GivenCluster(
                 self.run, self.processes, self.ports, binaries, given=self.given
@@ -144,7 +145,6 @@ class Lab:
         else:
             kind = cluster_kind(self.node)
             self.cluster = kind(self.run, self.processes, self.ports, binaries)
-        self.write_state("starting")
         self.cluster.start(self.progress.say)
         self.tailnet = Tailnet(self.run, self.processes, self.ports, binaries, self.cluster.network)
         self.tailnet.start(self.progress.say)
@@ -184,7 +184,6 @@ class Lab:
             "state": state,
             "pid": os.getpid(),
             "started": start_time(os.getpid()),
-            "cluster": self.cluster.api_url,
         }
         replace(self.run / "lab.json", json.dumps(facts, indent=1))
 
@@ -200,6 +199,7 @@ class Lab:
         self.processes.close()
         self.ports.close()
         if keep:
+            self.write_state("failed")
             self.progress.say(f"the logs are in {self.run}")
         else:
             shutil.rmtree(self.run, ignore_errors=True)

@@ -7,7 +7,6 @@ import fcntl
 import os
 import random
 import socket
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +86,12 @@ class Ports:
 
     A port is held by a locked file, which the kernel unlocks when the process ends in whatever
     way; so two labs that start at once never choose the same one.
+
+    :param folder: where those files are, the same for all labs.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or Path(tempfile.gettempdir()) / f"tailproxy-lab-ports-{os.getuid()}"
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._held: list[IO[bytes]] = []
 
     def __enter__(self) -> Self:

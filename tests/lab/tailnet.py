@@ -132,6 +132,7 @@ class Node:
             network=self._tailnet.network,
             env={
                 **QUIET,
+                "TS_LOGS_DIR": str(self.folder),
                 "TS_DEBUG_ACME_DIRECTORY_URL": f"{self._tailnet.control_url}/acme/directory",
             },
         )

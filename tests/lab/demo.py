@@ -1,0 +1,232 @@
+"""``tox -e demo``: a short tour of tailproxy on real parts.
+
+Brings the lab up, starts ``twistd tailproxy`` as a user would, and lets each caller run kubectl
+through it. What each command should do is known, so a tour that goes wrong ends with an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab.errors import LabError
+from tests.lab.lab import NODES, Lab
+from tests.lab.tailnet import CALLERS
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from tests.lab.service import Service
+
+STREAM_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the tour.
+
+    :ivar what: a sentence about what is to be seen.
+    :ivar says: a part of its output that shows it went as it should.
+    :ivar refused: whether it is to fail.
+    """
+
+    what: str
+    caller: str
+    words: str
+    says: str
+    refused: bool = False
+
+
+WHOAMI = [
+    Step(
+        "Who is alice? Her login name on the tailnet.", "alice", "auth whoami", "alice@example.com"
+    ),
+    Step(
+        "ci is a node with a tag: its own name, and its tag as a group.",
+        "ci",
+        "auth whoami",
+        "tag:engineering",
+    ),
+    Step(
+        "grace has a group from a grant of the tailnet's policy.",
+        "grace",
+        "auth whoami",
+        "platform-team",
+    ),
+]
+MALLORY = Step(
+    "mallory is on the tailnet, but nobody gave her rights: Kubernetes RBAC refuses.",
+    "mallory",
+    "get pods",
+    'User "mallory@example.com" cannot list resource "pods"',
+    refused=True,
+)
+WHY = Step(
+    "What does the proxy itself say of grace?",
+    "grace",
+    "get --raw /.tailproxy/whoami",
+    '"impersonates"',
+)
+TOUR = [
+    WHOAMI[0],
+    Step("alice may edit the namespace default.", "alice", "get pods", "shell"),
+    MALLORY,
+    WHOAMI[1],
+    Step("The group tag:engineering may look around.", "ci", "get pods --all-namespaces", "shell"),
+    WHOAMI[2],
+    Step("Her group may list nodes.", "grace", "get nodes", "lab"),
+    Step(
+        "alice runs a command in a pod.",
+        "alice",
+        "exec shell -- sh -c 'echo hello from the pod'",
+        "hello from the pod",
+    ),
+    WHY,
+]
+TOUR_OF_GIVEN = [*WHOAMI, MALLORY, WHY]
+
+
+class Tour:
+    """Runs and shows the steps.
+
+    :param out: whether to colour what is shown.
+    """
+
+    def __init__(self, lab: Lab, *, colour: bool) -> None:
+        self._lab = lab
+        self._bold, self._dim, self._plain = (
+            ("\x1b[1m", "\x1b[2m", "\x1b[0m") if colour else ("",) * 3
+        )
+
+    def show(self, step: Step) -> None:
+        """Run one step and show it.
+
+        :raises LabError: it did not go as it should.
+        """
+        words = shlex.split(step.words)
+        self._announce(step.what, step.caller, words)
+        done = self._lab.kubectl(step.caller, *words)
+        self._print(done.stdout + done.stderr)
+        if (done.returncode != 0) is not step.refused or step.says not in done.stdout + done.stderr:
+            raise LabError(
+                f"the tour went wrong: {step.words!r} as {step.caller} was to show "
+                f"{step.says!r} and {'fail' if step.refused else 'succeed'}"
+            )
+
+    def show_stream(
+        self, what: str, caller: str, words: str, says: str, poke: object = None
+    ) -> None:
+        """Show a command that goes on until it has said something.
+
+        :param poke: called once it runs, to make it say that.
+        :raises LabError: it does not say it in time.
+        """
+        self._announce(what, caller, shlex.split(words))
+        process = self._lab.kubectl_process(caller, *shlex.split(words), stderr=subprocess.STDOUT)
+        timer = threading.Timer(STREAM_SECONDS, process.kill)
+        timer.start()
+        assert process.stdout is not None
+        seen = False
+        try:
+            for number, line in enumerate(process.stdout):
+                self._print(line.decode(errors="replace"))
+                if number == 0 and callable(poke):
+                    poke()
+                if says in line.decode(errors="replace"):
+                    seen = True
+                    break
+        finally:
+            timer.cancel()
+            process.kill()
+            process.communicate()
+        if not seen:
+            raise LabError(f"the tour went wrong: {words!r} as {caller} did not show {says!r}")
+
+    def _announce(self, what: str, caller: str, words: list[str]) -> None:
+        print(f"\n{self._bold}{what}{self._plain}")
+        print(f"{self._dim}{caller} $ kubectl {shlex.join(words)}{self._plain}", flush=True)
+
+    def _print(self, text: str) -> None:
+        print(textwrap.indent(text.rstrip(), "    "), flush=True)
+
+
+def tour(lab: Lab) -> None:
+    """The whole tour.
+
+    :raises LabError: something did not go as it should.
+    """
+    guide = Tour(lab, colour=sys.stdout.isatty())
+    if lab.given is not None:
+        for step in TOUR_OF_GIVEN:
+            guide.show(step)
+        return
+    for step in TOUR:
+        guide.show(step)
+    guide.show_stream(
+        "alice follows the logs of a pod.", "alice", "logs -f shell --tail=3 --all-containers", " "
+    )
+    mark = f"seen-{int(time.time())}"
+    guide.show_stream(
+        "alice watches: a change made by somebody else arrives at once.",
+        "alice",
+        "get configmap small --watch -o jsonpath='{.metadata.labels.demo}{\"\\n\"}'",
+        mark,
+        lambda: lab.cluster.kubectl("label", "--overwrite", "configmap", "small", f"demo={mark}"),
+    )
+
+
+def farewell(lab: Lab, service: Service, *, stays: bool) -> None:
+    """Say how to go on by hand."""
+    prefix = " ".join([*lab.cluster.kubectl_prefix, str(lab.binary("kubectl"))])
+    print("\nThe tour is over. To try it by hand:")
+    for caller in CALLERS:
+        print(f"  {prefix} --kubeconfig {lab.run / f'{caller}.kubeconfig'} get pods")
+    print(f"Its configuration: {service.file}")
+    print(f"Its log:           {service.log}")
+    print(f"Readiness:         http://{service.admin[0]}:{service.admin[1]}/readyz?verbose")
+    if stays:
+        print("Ctrl-C ends everything.", flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the demo; the exit status."""
+    parser = argparse.ArgumentParser(prog="tox -e demo --", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="end after the tour")
+    parser.add_argument("--node", choices=NODES, default="kwok", help="kubelet needs root")
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        help="a cluster that is there already, whose user may impersonate; only the tailnet is ours",
+    )
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with Lab("demo", node=args.node, given=args.kubeconfig) as lab:
+            service = lab.start_tailproxy("serve")
+            tour(lab)
+            farewell(lab, service, stays=not args.once)
+            if not args.once:
+                signal.pause()
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nended", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
