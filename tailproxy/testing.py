@@ -317,7 +317,7 @@ class FakeUpstream:
     host = b"api.example.com"
 
     def __init__(self) -> None:
-        self.token: bytes | None | ApiError = b"our-token"
+        self.token: bytes | ApiError | None = b"our-token"
         self.pending: deque[FakeExchange] = deque()
 
     def bearer(self) -> bytes | None:

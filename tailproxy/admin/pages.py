@@ -29,9 +29,11 @@ _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Page(Resource):
-    """A page that can be looked at: GET and HEAD, nothing else."""
+    """A page that can be looked at: GET and HEAD, nothing else. There is nothing below it."""
 
-    isLeaf = True
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        """404."""
+        return _Missing()
 
     def render(self, request: Request) -> Any:
         """The page, or 405."""
@@ -52,6 +54,11 @@ def answer(request: Request, code: int, text: str, content_type: str = _TEXT) ->
     request.setHeader("Cache-Control", "no-store")
     request.setHeader("X-Content-Type-Options", "nosniff")
     return text.encode()
+
+
+class _Missing(Page):
+    def show(self, request: Request) -> bytes:
+        return answer(request, 404, "there is no such page\n")
 
 
 class LivePage(Page):
@@ -76,7 +83,9 @@ class ReadyPage(Page):
         """200 or 503, with a line for each check if one fails or `?verbose` asks for it."""
         results = [(check.name, check.check()) for check in self._checks]
         ready = all(result.ok for _, result in results)
-        if ready and b"verbose" not in (request.args or {}):
+        query = request.uri.partition(b"?")[2]
+        verbose = any(part.partition(b"=")[0] == b"verbose" for part in query.split(b"&"))
+        if ready and not verbose:
             return answer(request, 200, "ok\n")
         lines = [
             f"[+]{name} ok: {result.detail}" if result.ok else f"[-]{name} failed: {result.detail}"
@@ -165,8 +174,6 @@ class VersionPage(Page):
 
 class RootPage(Page):
     """`/`: what there is."""
-
-    isLeaf = False
 
     def __init__(self, pages: Mapping[str, IResource]) -> None:
         super().__init__()

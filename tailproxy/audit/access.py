@@ -18,9 +18,14 @@ _FIELDS = tuple(field.name for field in attrs.fields(AccessRecord))
 
 @implementer(IAuditSink)
 class AccessLog:
-    """Logs at the level info, with every field of the record as a key (spec/dataplane.md 1.13)."""
+    """Logs at the level info, with every field of the record as a key (spec/dataplane.md 1.13).
 
-    _log = Logger(namespace="tailproxy.access")
+    :param log: where to.
+    """
+
+    def __init__(self, log: Logger | None = None) -> None:
+        # As a class attribute it would be made anew for every line.
+        self._log = log or Logger(namespace="tailproxy.access")
 
     def answered(self, record: AccessRecord) -> None:
         """See `IAuditSink.answered`."""
