@@ -157,6 +157,9 @@ class TestRecording:
         assert decision.session == kind.decode()
         assert decision.unrecorded
 
+    def test_a_plain_request_beside_a_recorder_goes_on(self, rules):
+        assert decide(ada(RECORDER), request(), rules) == Forward()
+
     def test_events_that_are_not_sent_are_said_so(self, rules):
         decision = decide(ada({**RECORDER, "enableEvents": True}), request(), rules)
         assert isinstance(decision, Forward)
