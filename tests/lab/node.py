@@ -249,7 +249,7 @@ class NodeCluster(Cluster):
         say("kube-apiserver is ready, images are imported")
         self.start_controller_manager()
         self.start_scheduler()
-        self.start_kubelet()
+        self._start_kubelet()
         self._wait("node lab", self._node_ready)
         say("the node is ready")
         self.apply("access.yaml", "node-objects.yaml")
@@ -295,8 +295,7 @@ class NodeCluster(Cluster):
             "--enable-admission-plugins", "NodeRestriction",
         ]  # fmt: skip
 
-    def start_kubelet(self) -> None:
-        """Start the kubelet; it is not waited for. Containers live on while it is away."""
+    def _start_kubelet(self) -> None:
         self.processes.start(
             "kubelet",
             [

@@ -1,0 +1,538 @@
+"""What people do with kubectl, each as a function that fails with a sentence.
+
+The same list is run straight at the API server and through tailproxy, so that a difference between
+the two is tailproxy's. `OPERATIONS` is that list.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+import re
+import secrets
+import select
+import struct
+import subprocess
+import termios
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fcntl import ioctl
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
+
+from tests.lab.kwok import KwokCluster
+from tests.lab.network import MACHINE
+from tests.lab.node import NodeCluster
+from tests.lab.process import leashed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+    from typing import Self
+
+    from tests.lab.lab import Lab
+    from tests.lab.network import Network
+
+MIB = 1 << 20
+#: Seconds; a machine that builds something at the same time is slow.
+SECONDS = 60.0
+COPY_BYTES = 64 * MIB
+FORWARD_BYTES = 16 * MIB
+CHUNK = 65536
+
+
+def _brief(data: bytes) -> str:
+    text = data.decode(errors="replace").strip()
+    return text if len(text) <= 1000 else f"{text[:500]} ... {text[-500:]}"
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl as one caller.
+
+    :ivar words: the command up to kubectl's own verb: what puts it into the right network, the
+        program, ``--kubeconfig FILE``. `Lab.kubectl_words` gives them.
+    :ivar env: its environment; `Lab.environment`.
+    :ivar network: where it runs, and so where `port_forward` finds its port.
+    """
+
+    words: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    network: Network = MACHINE
+
+    def run(
+        self, *words: str, stdin: bytes = b"", timeout: float = SECONDS
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run it to its end, whatever its status.
+
+        :raises AssertionError: it does not end in *timeout* seconds.
+        """
+        try:
+            return subprocess.run(
+                [*self.words, *words],
+                input=stdin,
+                capture_output=True,
+                env=dict(self.env),
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(
+                f"kubectl {' '.join(words)} did not end in {timeout:.0f} s; so far it said: "
+                f"{_brief(error.stdout or b'')!r}, and as errors: {_brief(error.stderr or b'')!r}"
+            ) from None
+
+    def output(self, *words: str, stdin: bytes = b"", timeout: float = SECONDS) -> bytes:
+        """What it prints.
+
+        :raises AssertionError: it failed.
+        """
+        done = self.run(*words, stdin=stdin, timeout=timeout)
+        assert done.returncode == 0, (
+            f"kubectl {' '.join(words)} ended with status {done.returncode}: "
+            f"{_brief(done.stderr) or _brief(done.stdout)}"
+        )
+        return done.stdout
+
+    @contextmanager
+    def running(self, *words: str, **popen: Any) -> Iterator[Running]:
+        """Start it with pipes as its streams; it is ended when the block is left.
+
+        :param popen: arguments of `subprocess.Popen` that differ.
+        """
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        with subprocess.Popen(
+            leashed([*self.words, *words]), **{**streams, "env": dict(self.env), **popen}
+        ) as process:
+            try:
+                yield Running(f"kubectl {' '.join(words)}", process)
+            finally:
+                process.kill()
+
+
+class Running:
+    """A kubectl that runs, with its streams read until something is seen."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        self.name = name
+        self.process = process
+        self.seen = b""
+
+    def write(self, data: bytes) -> None:
+        """Write to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def until(self, pattern: bytes, *, timeout: float = SECONDS) -> re.Match[bytes]:
+        """Read standard output until a regular expression is found; what was before it is gone.
+
+        :raises AssertionError: the output ends before, or it takes longer than *timeout* seconds.
+        """
+        assert self.process.stdout is not None
+        return self._until(self.process.stdout, pattern, timeout)
+
+    def _until(self, stream: IO[bytes], pattern: bytes, timeout: float) -> re.Match[bytes]:
+        deadline = time.monotonic() + timeout
+        while not (found := re.search(pattern, self.seen, re.MULTILINE)):
+            left = max(deadline - time.monotonic(), 0)
+            if not select.select([stream], [], [], left)[0]:
+                raise AssertionError(
+                    f"{self.name} did not say {pattern!r} in {timeout:.0f} s, but: "
+                    f"{_brief(self.seen)!r}"
+                )
+            data = os.read(stream.fileno(), CHUNK)
+            if not data:
+                raise AssertionError(
+                    f"{self.name} ended with status {self.wait()} before it said {pattern!r}; it "
+                    f"said {_brief(self.seen)!r}, and as errors: {_brief(self.errors())!r}"
+                )
+            self.seen += data
+        self.seen = self.seen[found.end() :]
+        return found
+
+    def errors(self) -> bytes:
+        """All of its standard error, once it has ended."""
+        return self.process.stderr.read() if self.process.stderr else b""
+
+    def wait(self, timeout: float = SECONDS) -> int:
+        """Its exit status.
+
+        :raises AssertionError: it does not end in *timeout* seconds.
+        """
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end in {timeout:.0f} s") from None
+
+
+class Terminal:
+    """A kubectl at a terminal of ours: it has the size that we say, and what is typed is echoed.
+
+    :param rows, columns: the size at the start.
+    """
+
+    def __init__(self, kubectl: Kubectl, *words: str, rows: int = 24, columns: int = 80) -> None:
+        self._master, slave = os.openpty()
+        self.resize(rows, columns)
+        self.name = f"kubectl {' '.join(words)}"
+        self.seen = b""
+        # setsid makes the terminal the controlling one: that is who gets SIGWINCH.
+        self._process = subprocess.Popen(
+            leashed(["setsid", "--ctty", *kubectl.words, *words]),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**kubectl.env, "TERM": "xterm"},
+        )
+        os.close(slave)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._master)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Change the size, as a user does who pulls at the window."""
+        ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, data: bytes) -> None:
+        """Type something."""
+        os.write(self._master, data)
+
+    def until(self, pattern: bytes, *, timeout: float = SECONDS) -> re.Match[bytes] | None:
+        """Read until a regular expression is found; None if it is not in *timeout* seconds.
+
+        :raises AssertionError: the terminal is closed before.
+        """
+        deadline = time.monotonic() + timeout
+        while not (found := re.search(pattern, self.seen, re.MULTILINE)):
+            left = max(deadline - time.monotonic(), 0)
+            if not select.select([self._master], [], [], left)[0]:
+                return None
+            try:
+                self.seen += os.read(self._master, CHUNK)
+            except OSError:  # how Linux says that nobody has the other side
+                raise AssertionError(
+                    f"{self.name} ended with status {self.wait()} before it showed {pattern!r}; "
+                    f"the terminal shows: {_brief(self.seen)!r}"
+                ) from None
+        self.seen = self.seen[found.end() :]
+        return found
+
+    def expect(self, pattern: bytes) -> re.Match[bytes]:
+        """Read until a regular expression is found.
+
+        :raises AssertionError: it is not.
+        """
+        found = self.until(pattern)
+        assert found, f"{self.name} does not show {pattern!r}, but: {_brief(self.seen)!r}"
+        return found
+
+    def wait(self) -> int:
+        """The exit status of kubectl.
+
+        :raises AssertionError: it does not end.
+        """
+        try:
+            return self._process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} did not end in {SECONDS:.0f} s") from None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Who does something, and to which pod.
+
+    :ivar folder: a folder for files, empty at first.
+    :ivar write_log: lets the pod's first container log a line.
+    :ivar pod: name of the pod, in the kubeconfig's namespace.
+    :ivar echo_port: a port of the pod where everything comes back.
+    :ivar input_container: a container that answers each line with ``got LINE``.
+    """
+
+    kubectl: Kubectl
+    folder: Path
+    write_log: Callable[[str], None]
+    pod: str = "shell"
+    echo_port: int = 7
+    input_container: str = "in"
+
+    @classmethod
+    def of(cls, lab: Lab, caller: str, folder: Path, *flags: str, version: str = "1.36") -> Self:
+        """A caller of a lab, and the pod that is there on every kind of node.
+
+        :param caller: ``alice`` goes through tailproxy, ``admin`` and ``proxy`` go straight to the
+            API server.
+        :param flags: flags of kubectl itself, such as ``--as=alice@example.com``.
+        :param version: a generation of kubectl, a key of `tests.lab.lab.KUBECTLS`.
+        """
+        return cls(
+            Kubectl(
+                tuple(lab.kubectl_words(caller, *flags, version=version)),
+                lab.environment,
+                lab.cluster.network,
+            ),
+            folder,
+            partial(write_log, lab),
+        )
+
+    def exec(self, *words: str, flags: tuple[str, ...] = (), stdin: bytes = b"") -> bytes:
+        """What a command in the pod prints."""
+        return self.kubectl.output("exec", *flags, self.pod, "--", *words, stdin=stdin)
+
+
+def write_log(lab: Lab, line: str) -> None:
+    """Let the pod ``shell`` log a line, beside whatever is being tested."""
+    if isinstance(lab.cluster, KwokCluster):
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        with lab.cluster.log_file.open("a") as file:
+            file.write(f"{now} stdout F {line}\n")
+    else:
+        assert isinstance(lab.cluster, NodeCluster), f"nobody knows how a {lab.node} pod logs"
+        lab.cluster.write_log(f"{line}\n")
+
+
+def get(scene: Scene) -> None:
+    """``get pods`` shows the pod."""
+    table = scene.kubectl.output("get", "pods").decode()
+    row = next((line.split() for line in table.splitlines() if line.startswith(scene.pod)), [])
+    assert row[2:3] == ["Running"], f"get pods does not show {scene.pod} as Running:\n{table}"
+
+
+def apply(scene: Scene) -> None:
+    """``apply`` creates and changes an object, ``get`` shows it, ``delete`` removes it."""
+    name = f"op-{secrets.token_hex(4)}"
+    for value, said in (("one", b"created"), ("two", b"configured")):
+        output = scene.kubectl.output("apply", "-f", "-", stdin=_config_map(name, value))
+        assert said in output, f"apply said {output!r}, not {said!r}"
+        found = scene.kubectl.output("get", "configmap", name, "-o", "jsonpath={.data.key}")
+        assert found == value.encode(), f"after apply of {value!r} get shows {found!r}"
+    scene.kubectl.output("delete", "configmap", name)
+    done = scene.kubectl.run("get", "configmap", name)
+    assert b"NotFound" in done.stderr, f"after delete, get said {_brief(done.stderr)!r}"
+
+
+def _config_map(name: str, value: str) -> bytes:
+    return (
+        f'{{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {{"name": "{name}"}}, '
+        f'"data": {{"key": "{value}"}}}}'
+    ).encode()
+
+
+def get_watch(scene: Scene) -> None:
+    """``get -w`` shows changes while they are made."""
+    name = f"op-{secrets.token_hex(4)}"
+    scene.kubectl.output("apply", "-f", "-", stdin=_config_map(name, "zero"))
+    words = ("get", "configmap", name, "-w", "-o", "jsonpath={.data.key}{'\\n'}")
+    with scene.kubectl.running(*words) as watch:
+        watch.until(rb"^zero\n")
+        for value in ("one", "two"):
+            scene.kubectl.output("apply", "-f", "-", stdin=_config_map(name, value))
+            watch.until(rf"^{value}\n".encode())
+    scene.kubectl.output("delete", "configmap", name)
+
+
+def logs_follow(scene: Scene) -> None:
+    """``logs -f`` shows lines as they are logged."""
+    with scene.kubectl.running("logs", "-f", scene.pod) as logs:
+        for _ in range(2):
+            word = secrets.token_hex(8)
+            scene.write_log(word)
+            logs.until(rf"^{word}\n".encode())
+
+
+def exec_output(scene: Scene) -> None:
+    """``exec`` prints what the command prints."""
+    assert scene.exec("echo", "hello  world") == b"hello  world\n"
+
+
+def exec_large_output(scene: Scene) -> None:
+    """``exec`` prints all of a long output."""
+    output = scene.exec("sh", "-c", f"yes | head -c {FORWARD_BYTES}")
+    assert output == b"y\n" * (FORWARD_BYTES // 2), f"{len(output)} bytes of {FORWARD_BYTES}"
+
+
+def exec_input(scene: Scene) -> None:
+    """``exec -i`` gives the command its input, and the input's end."""
+    data = os.urandom(MIB)
+    assert scene.exec("cat", flags=("-i",), stdin=data) == data, "cat did not give back its input"
+
+
+def exec_errors(scene: Scene) -> None:
+    """``exec`` keeps standard output and standard error apart."""
+    words = ("exec", scene.pod, "--", "sh", "-c", "echo output; echo errors >&2")
+    done = scene.kubectl.run(*words)
+    assert done.stdout == b"output\n", f"standard output is {_brief(done.stdout)!r}"
+    assert done.stderr == b"errors\n", f"standard error is {_brief(done.stderr)!r}"
+
+
+def exec_exit_codes(scene: Scene) -> None:
+    """``exec`` ends with the command's own status."""
+    for status in (0, 7):
+        done = scene.kubectl.run("exec", scene.pod, "--", "sh", "-c", f"exit {status}")
+        assert done.returncode == status, (
+            f"exit {status} arrived as {done.returncode}: {_brief(done.stderr)}"
+        )
+
+
+def exec_terminal(scene: Scene) -> None:
+    """``exec -it`` gives the command a terminal, and takes what is typed."""
+    with Terminal(scene.kubectl, "exec", "-it", scene.pod, "--", "sh") as terminal:
+        terminal.type(b"tty\n")
+        terminal.expect(rb"^/dev/pts/\d+\r?\n")
+        terminal.type(b"exit\n")
+        assert terminal.wait() == 0, f"the shell ended with status {terminal.wait()}"
+
+
+def exec_terminal_exit_code(scene: Scene) -> None:
+    """``exec -it`` ends with the command's own status."""
+    words = ("exec", "-it", scene.pod, "--", "sh", "-c", "tty; exit 7")
+    with Terminal(scene.kubectl, *words) as terminal:
+        terminal.expect(rb"^/dev/pts/\d+\r?\n")
+        assert terminal.wait() == 7, f"exit 7 arrived as {terminal.wait()}"
+
+
+def exec_resize(scene: Scene) -> None:
+    """``exec -it`` tells the command each size that the terminal gets."""
+    with Terminal(scene.kubectl, "exec", "-it", scene.pod, "--", "sh") as terminal:
+        for rows, columns in ((24, 80), (33, 111), (50, 40)):
+            terminal.resize(rows, columns)
+            size = rf"^{rows} {columns}\r?\n".encode()
+            deadline = time.monotonic() + SECONDS
+            terminal.type(b"stty size\n")
+            # The size takes a way of its own, so it may come after the question.
+            while not terminal.until(size, timeout=0.5):
+                assert time.monotonic() < deadline, (
+                    f"the size {rows}x{columns} did not arrive in {SECONDS:.0f} s; the terminal "
+                    f"shows: {_brief(terminal.seen)!r}"
+                )
+                terminal.type(b"stty size\n")
+
+
+def attach_input(scene: Scene) -> None:
+    """``attach -i`` carries lines to a running container, and its answers back."""
+    words = ("attach", "-i", scene.pod, "-c", scene.input_container)
+    with scene.kubectl.running(*words) as attached:
+        for _ in range(2):
+            word = secrets.token_hex(8).encode()
+            attached.write(word + b"\n")
+            attached.until(rb"^got " + word + rb"\n")
+
+
+def debug(scene: Scene) -> None:
+    """``debug`` runs a new container in the pod, which sees the processes of another."""
+    word = secrets.token_hex(8)
+    # It waits for a line, since what it says before kubectl has attached would be lost to us.
+    script = f"read line; ls /proc/1/root/www; echo $line {word}"
+    with scene.kubectl.running(
+        "debug", scene.pod,
+        "--image", "lab.local/busybox:1", "--image-pull-policy", "Never",
+        "--target", "shell", "-i",
+        "--", "sh", "-c", script,
+    ) as debugger:  # fmt: skip
+        debugger.write(b"debugged\n")
+        debugger.until(rf"^index.html\ndebugged {word}\n".encode())
+
+
+def copy(scene: Scene) -> None:
+    """``cp`` carries a large random file into the pod and back, unchanged."""
+    here, back = scene.folder / "here", scene.folder / "back"
+    there = f"copied-{secrets.token_hex(4)}"
+    with here.open("wb") as file:
+        for _ in range(COPY_BYTES // MIB):
+            file.write(os.urandom(MIB))
+    scene.kubectl.output("cp", str(here), f"{scene.pod}:{there}", timeout=2 * SECONDS)
+    sum_here, sum_there = _checksum(here), scene.exec("sha256sum", there).split()[0].decode()
+    assert sum_there == sum_here, f"copied into the pod: SHA-256 {sum_there}, not {sum_here}"
+    scene.kubectl.output("cp", f"{scene.pod}:{there}", str(back), timeout=2 * SECONDS)
+    scene.exec("rm", there)
+    sum_back = _checksum(back)
+    here.unlink()
+    back.unlink()
+    assert sum_back == sum_here, f"copied out of the pod: SHA-256 {sum_back}, not {sum_here}"
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def port_forward(scene: Scene) -> None:
+    """``port-forward`` carries a long random text there and back, on several connections."""
+    words = ("port-forward", f"pod/{scene.pod}", f":{scene.echo_port}")
+    with scene.kubectl.running(*words) as forward:
+        port = int(forward.until(rb"^Forwarding from 127.0.0.1:(\d+) ->")[1])
+        for size in (1, FORWARD_BYTES, 1000):
+            echo(scene.kubectl.network, ("127.0.0.1", port), os.urandom(size))
+
+
+def echo(network: Network, address: tuple[str, int], data: bytes) -> None:
+    """Send *data* to an echo server and compare what comes back.
+
+    :raises AssertionError: it is not the same.
+    """
+    with network.connect(address, timeout=SECONDS) as sock:
+        sender = threading.Thread(target=sock.sendall, args=(data,), daemon=True)
+        sender.start()
+        back = bytearray()
+        while len(back) < len(data):
+            chunk = sock.recv(CHUNK)
+            assert chunk, f"the connection ended after {len(back)} of {len(data)} bytes"
+            back += chunk
+        sender.join()
+    assert bytes(back) == data, f"{len(data)} bytes came back changed"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of `OPERATIONS`; its name is the function's.
+
+    :ivar kwok: whether kwok can do it too.
+    """
+
+    do: Callable[[Scene], None]
+    kwok: bool = True
+
+    @property
+    def name(self) -> str:
+        """What it is called in the ids of tests."""
+        return self.do.__name__
+
+    def __call__(self, scene: Scene) -> None:
+        """Do it.
+
+        :raises AssertionError: something is not as it should be.
+        """
+        self.do(scene)
+
+
+OPERATIONS = (
+    Operation(get),
+    Operation(get_watch),
+    Operation(apply),
+    Operation(logs_follow),
+    Operation(exec_output),
+    Operation(exec_large_output),
+    Operation(exec_input),
+    Operation(exec_errors),
+    Operation(exec_terminal),
+    Operation(exec_resize),
+    Operation(copy),
+    Operation(port_forward),
+    Operation(exec_exit_codes, kwok=False),
+    Operation(exec_terminal_exit_code, kwok=False),
+    Operation(attach_input, kwok=False),
+    Operation(debug, kwok=False),
+)
+
+
+def offered(node: str) -> tuple[Operation, ...]:
+    """The operations that a kind of node can do, ``kwok`` or ``kubelet``."""
+    return tuple(row for row in OPERATIONS if row.kwok or node != "kwok")
