@@ -36,7 +36,7 @@ from tests.proxy.plane import proxy_header
 from tests.proxy.servers import Authority, Wire, dial, eventually
 from tests.test_config import OPERATOR
 
-ROOT = Path(tailproxy.__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 TWISTD = Path(sys.executable).with_name("twistd")
 
 
