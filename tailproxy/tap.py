@@ -8,6 +8,7 @@ may yet come (tailscaled, the API server, a token) makes the service unready, wi
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "/etc/tailproxy/tailproxy.hujson"
 # The variable that names the file for the Tailscale operator's own proxy (spec/dataplane.md 2.1).
 _CONFIG_VARIABLE = "TS_K8S_PROXY_CONFIG"
+_PLUGIN_NAME = re.compile(r"[a-z0-9-]+")
 
 
 class Options(usage.Options):
@@ -145,7 +147,7 @@ def _reactor() -> Any:
     return reactor
 
 
-class Tailproxy(MultiService):
+class TailproxyService(MultiService):
     """The whole service. It starts from the bottom up and leaves from the top down.
 
     :param config: says how to log.
@@ -186,7 +188,7 @@ class Tailproxy(MultiService):
     def _observer(self) -> ILogObserver:
         stream, clock = _log_stream(self._twistd), self._reactor
         text = self._config.tailproxy.log.format is LogFormat.TEXT or (
-            self._config.tailproxy.log.format is LogFormat.AUTO and stream.isatty()
+            self._config.tailproxy.log.format is LogFormat.AUTO and _is_terminal(stream)
         )
         observer = LineObserver(stream, text_line if text else json_line, clock)
         self._reactor.addSystemEventTrigger("after", "shutdown", observer.close)
@@ -255,12 +257,16 @@ def _log_stream(twistd: Mapping[str, Any]) -> IO[str]:
     return sys.stderr
 
 
+def _is_terminal(stream: IO[str]) -> bool:
+    return stream in {sys.stdout, sys.stderr} and stream.isatty()
+
+
 def _forget_pid(twistd: Mapping[str, Any]) -> None:
     if twistd.get("pidfile"):
         Path(twistd["pidfile"]).unlink(missing_ok=True)
 
 
-def build(config: Config, reactor: Any) -> Tailproxy:
+def build(config: Config, reactor: Any) -> TailproxyService:
     """Put the service together. Nothing is opened and nobody is asked yet.
 
     :raises ConfigError: something that the configuration names cannot be used.
@@ -304,7 +310,7 @@ def build(config: Config, reactor: Any) -> Tailproxy:
             plugins["admin"],
         )
         admin = AdminService(reactor, pages, *admin_address(config))
-    return Tailproxy(config, reactor, (access, *tailnet.services, review), plane, admin)
+    return TailproxyService(config, reactor, (access, *tailnet.services, review), plane, admin)
 
 
 class _Tailnet:
@@ -432,6 +438,10 @@ def _plugins(config: Config, upstream: Upstream) -> dict[str, dict[str, IResourc
     found: dict[str, dict[str, IResource]] = {"tailnet": {}, "admin": {}}
     names: set[str] = set()
     for plugin in (WhoAmIPlugin(), *getPlugins(IResourcePlugin)):
+        if not _PLUGIN_NAME.fullmatch(plugin.name):
+            raise ConfigError(
+                f"plugin {plugin.name!r}", "its name is not lower-case letters, digits and hyphens"
+            )
         if plugin.name in names:
             raise ConfigError(f"plugin {plugin.name}", "two plugins have this name; remove one")
         names.add(plugin.name)
@@ -445,7 +455,13 @@ def _plugins(config: Config, upstream: Upstream) -> dict[str, dict[str, IResourc
             raise ConfigError(
                 f"plugin {plugin.name}", f"its mount is {plugin.mount!r}, wanted tailnet or admin"
             )
-        found[plugin.mount][plugin.name] = plugin.resource(context)
+        try:
+            found[plugin.mount][plugin.name] = plugin.resource(context)
+        except Exception as error:
+            raise ConfigError(
+                f"plugin {plugin.name}",
+                f"it cannot be used: {error!r}; fix Tailproxy.Plugins.{plugin.name}, or remove it",
+            ) from error
     for name in options:
         if name not in names:
             known = ", ".join(sorted(names))

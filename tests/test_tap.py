@@ -1,5 +1,7 @@
 """`twistd tailproxy`, as a process of its own where that matters."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -7,6 +9,7 @@ import signal
 import sys
 from base64 import b64encode
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import pytest_twisted
@@ -36,6 +39,9 @@ from tests.proxy.plane import proxy_header
 from tests.proxy.servers import Authority, Wire, dial, eventually
 from tests.test_config import OPERATOR
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ROOT = Path(__file__).parent.parent
 TWISTD = Path(sys.executable).with_name("twistd")
 
@@ -43,19 +49,18 @@ TWISTD = Path(sys.executable).with_name("twistd")
 class Daemon(ProcessProtocol):
     """A `twistd -n tailproxy` and what it has said."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: dict | None = None) -> None:
+    def __init__(self, folder: Path, *arguments: str, twistd: Sequence[str] = ()) -> None:
         self.out = self.err = ""
         self.code: int | None = None
         self._ended: list[Deferred] = []
         reactor.spawnProcess(
             self,
             str(TWISTD),
-            [str(TWISTD), "-n", "--pidfile=tailproxy.pid", "tailproxy", *arguments],
+            [str(TWISTD), "-n", "--pidfile=tailproxy.pid", *twistd, "tailproxy", *arguments],
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": str(folder),
-                "PYTHONPATH": str(ROOT),
-                **(environment or {}),
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
             },
             path=str(folder),
         )
@@ -352,6 +357,73 @@ async def test_a_second_signal_ends_it_at_once(start, api, tmp_path):
     assert daemon.err.endswith("tailproxy: ended by a second signal\n")
     assert not (tmp_path / "tailproxy.pid").exists()
     await client.ends()
+
+
+async def test_twistds_own_log_file_is_written_to(start, api, tmp_path):
+    api.kubeconfig(tmp_path / "kubeconfig")
+    log = tmp_path / "twistd.log"
+    daemon = start("--config", write(tmp_path, Resolver=STATIC), twistd=["--logfile", str(log)])
+    await eventually(lambda: log.exists() and "listener-serve listens" in log.read_text(), 15)
+    assert json.loads(log.read_text().splitlines()[0])["level"] == "info"
+    assert daemon.err == ""
+
+
+PLUGIN = """
+from twisted.plugin import IPlugin
+from twisted.web.resource import Resource
+from zope.interface import implementer
+from tailproxy.interfaces import IResourcePlugin
+
+class Greeting(Resource):
+    isLeaf = True
+    def __init__(self, text):
+        super().__init__()
+        self.text = text
+    def render_GET(self, request):
+        return self.text.encode()
+
+@implementer(IPlugin, IResourcePlugin)
+class Hello:
+    name = {name!r}
+    mount = {mount!r}
+    def resource(self, context):
+        return Greeting(context.options["Greeting"] + " " + context.mode)
+
+hello = Hello()
+"""
+
+
+def add_plugin(folder: Path, name: str = "hello", mount: str = "admin") -> None:
+    """Install a plugin where the daemon finds it."""
+    path = folder / "twisted" / "plugins" / "test_hello.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(PLUGIN.format(name=name, mount=mount))
+
+
+async def test_a_plugin_is_served_with_its_options(start, api, tmp_path):
+    api.kubeconfig(tmp_path / "kubeconfig")
+    add_plugin(tmp_path)
+    config = write(tmp_path, Resolver=STATIC, Plugins={"hello": {"Greeting": "hi"}})
+    daemon = start("--config", config)
+    assert await daemon.admin("/hello") == (200, "hi auth")
+
+
+@pytest.mark.parametrize(
+    ("plugin", "part"),
+    [
+        ({}, "plugin hello: it cannot be used: KeyError('Greeting')"),
+        ({"name": "whoami"}, "plugin whoami: two plugins have this name"),
+        ({"name": "He/llo"}, "lower-case letters, digits and hyphens"),
+        ({"mount": "roof"}, "its mount is 'roof', wanted tailnet or admin"),
+    ],
+)
+async def test_a_plugin_that_cannot_be_used_ends_the_start(start, api, tmp_path, plugin, part):
+    api.kubeconfig(tmp_path / "kubeconfig")
+    add_plugin(tmp_path, **plugin)
+    daemon = start("--config", write(tmp_path))
+    assert await daemon.ends() == 1
+    assert daemon.err.count("\n") == 1
+    assert part in daemon.err
 
 
 # What is in the configuration's object, and what the one line says.

@@ -9,6 +9,7 @@ Nothing here removes secrets: they must not be in an event (design.md section 6,
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
@@ -133,8 +134,19 @@ class LineObserver:
     def flush(self) -> None:
         """Write what has gathered."""
         events, self._events = self._events, []
-        self._stream.write("".join(map(self._line, events)))
-        self._stream.flush()
+        lines = "".join(map(self._safe_line, events))
+        # When nobody can be written to any more, nobody can be told so.
+        with suppress(OSError):
+            self._stream.write(lines)
+            self._stream.flush()
+
+    def _safe_line(self, event: LogEvent) -> str:
+        try:
+            return self._line(event)
+        except Exception as error:  # noqa: BLE001 - one bad event must not cost the others
+            bad = {"log_format": "this event cannot be written: {reason}", "reason": repr(error)}
+            kept = {key: event.get(key) for key in ("log_time", "log_level", "log_namespace")}
+            return self._line({**kept, **bad})
 
 
 def filtered(observer: ILogObserver, level: str) -> ILogObserver:

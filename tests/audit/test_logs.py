@@ -157,3 +157,23 @@ def test_twisteds_chatter_is_for_debugging(stream):
         "starting at debug",
         "trouble at debug",
     ]
+
+
+def test_an_event_that_cannot_be_written_costs_no_other(stream):
+    log = logger(LineObserver(stream, json_line, None))
+    circle = []
+    circle.append(circle)
+    log.warn("round", it=circle)
+    log.info("straight")
+    first, second = lines(stream)
+    assert first["message"].startswith("this event cannot be written: ")
+    assert (first["level"], first["logger"]) == ("warn", "test")
+    assert second["message"] == "straight"
+
+
+def test_a_stream_that_is_gone_is_no_reason_to_stop():
+    class Gone(StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    logger(LineObserver(Gone(), json_line, None)).info("x")
