@@ -1,0 +1,133 @@
+"""Makes the pages that the code knows best: options and metrics. Run `python -m docs.reference`.
+
+What an option or a metric means is said once, where it is defined. These pages are the same
+sentences as tables; `tests/test_docs.py` sees to it that they are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import string
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from tailproxy.config import Config
+from tailproxy.metrics import Metrics
+from tailproxy.schema import Many, Nested, options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import attrs
+
+    from tailproxy.schema import Kind, Option
+
+FOLDER = Path(__file__).parent
+# What the text format puts behind a family's name.
+_SUFFIXES = {"counter": "_total", "info": "_info"}
+_NOTE = "<!-- Made by `python -m docs.reference`; do not edit. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """The text of each page, by file name."""
+    return {"configuration.md": configuration(), "metrics.md": metrics()}
+
+
+def configuration() -> str:
+    """The page of all options."""
+    return _filled("configuration.md.in", tables="\n".join(_tables("Top level", "", Config)))
+
+
+def _tables(title: str, prefix: str, cls: type) -> Iterator[str]:
+    """A section for a class of options, and one for each object inside it.
+
+    :param prefix: path of its keys, with a final dot.
+    """
+    yield f"## {title}\n"
+    yield "| key | what may stand there | if left out | meaning |"
+    yield "|---|---|---|---|"
+    inner: list[tuple[str, str, type]] = []
+    for field, entry in options(cls):
+        nested = _nested(entry.kind)
+        wanted = _wanted(entry)
+        if nested is not None:
+            path = f"{prefix}{entry.key}"
+            many = "[]" if isinstance(entry.kind, Many) else ""
+            inner.append((f"`{path}{many}`", f"{path}{many}.", nested))
+        cells = (f"`{entry.key}`", wanted, _default(field, nested), entry.doc)
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield ""
+    for title_of, path, nested in inner:
+        yield from _tables(title_of, path, nested)
+
+
+def _nested(kind: Kind) -> type | None:
+    if isinstance(kind, Many):
+        return _nested(kind.kind)
+    return kind.cls if isinstance(kind, Nested) else None
+
+
+def _wanted(entry: Option) -> str:
+    wanted = entry.kind.wanted
+    return f"{wanted}; never shown" if entry.secret else wanted
+
+
+def _default(field: attrs.Attribute[Any], nested: type | None) -> str:
+    """The default as it would stand in the file."""
+    value = getattr(field.default, "factory", lambda: field.default)()
+    if value is None:
+        return "—"
+    if nested is not None:
+        if value == ():
+            return "`[]`"
+        return "one, with its defaults" if isinstance(value, tuple) else "its defaults"
+    return f"`{json.dumps(value, default=_plain)}`"
+
+
+def _plain(value: object) -> Any:
+    return value.value if isinstance(value, Enum) else str(value)
+
+
+def metrics() -> str:
+    """The page of all metrics."""
+    ours = Metrics("")
+    # The library has no public way to ask for the labels of a metric that has counted nothing.
+    labels = {
+        next(iter(each.describe())).name: each._labelnames  # noqa: SLF001
+        for each in vars(ours).values()
+        if isinstance(each, MetricWrapperBase)
+    }
+    rows = ["| name | kind | labels | meaning |", "|---|---|---|---|"]
+    for family in ours.registry.collect():
+        names = labels.get(family.name) or next(iter(family.samples)).labels
+        cells = (
+            f"`{family.name}{_SUFFIXES.get(family.type, '')}`",
+            family.type,
+            ", ".join(f"`{name}`" for name in names if name != "le") or "—",
+            family.documentation,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return _filled("metrics.md.in", table="\n".join(rows))
+
+
+def _filled(template: str, **parts: str) -> str:
+    text = (FOLDER / template).read_text(encoding="utf-8")
+    return _NOTE + string.Template(text).substitute(parts)
+
+
+def main() -> int:
+    """Write the pages; say which have changed."""
+    for name, text in pages().items():
+        page = FOLDER / name
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"{page}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
