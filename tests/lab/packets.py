@@ -83,7 +83,7 @@ class PacketWatch:
 
     def strays(self) -> list[str]:
         """What was sent since the last call, in words, each once."""
-        found = {}
+        found: dict[str, None] = {}
         while True:
             try:
                 packet, (_, kind, *_rest) = self._socket.recvfrom(_LONGEST)
