@@ -1,0 +1,73 @@
+"""Everything that kubectl does, through tailproxy, over SPDY and over WebSocket.
+
+The same list runs straight at the API server in `tests.lab.test_node`, so that a difference is
+ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.lab.lab import KUBECTLS
+from tests.lab.operations import OPERATIONS, Kubectl, Scene
+
+pytestmark = pytest.mark.usefixtures("proxy")
+
+SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"}
+#: By name: the version of kubectl, and what makes it choose a protocol.
+CLIENTS = {"1.27-spdy": ("1.27", {}), "1.36-websocket": ("1.36", {}), "1.36-spdy": ("1.36", SPDY)}
+PROTOCOLS = {"1.27-spdy": "SPDY/3.1", "1.36-websocket": "websocket", "1.36-spdy": "SPDY/3.1"}
+
+
+def others() -> list[Path]:
+    """Any kubectl that this machine has of its own, such as kubectl.1.30 of a cloud SDK."""
+    folders = map(Path, os.get_exec_path())
+    found = [f for folder in folders if folder.is_dir() for f in folder.iterdir()]
+    # Once each, however many names lead there.
+    return sorted({f.resolve() for f in found if re.fullmatch(r"kubectl(\.\d+\.\d+)?", f.name)})
+
+
+def scene_of(lab, folder: Path, client: str) -> Scene:
+    if client in CLIENTS:
+        version, environment = CLIENTS[client]
+        scene = Scene.of(lab, "alice", folder, version=version)
+    else:
+        environment = {}
+        scene = Scene.of(lab, "alice", folder)
+        pinned = str(lab.binary(KUBECTLS["1.36"]))
+        words = tuple(client if word == pinned else word for word in scene.kubectl.words)
+        scene = replace(scene, kubectl=Kubectl(words, scene.kubectl.env, scene.kubectl.network))
+    kubectl = scene.kubectl
+    return replace(
+        scene, kubectl=Kubectl(kubectl.words, {**kubectl.env, **environment}, kubectl.network)
+    )
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(row, id=row.name, marks=() if row.kwok else pytest.mark.node)
+        for row in OPERATIONS
+    ],
+)
+@pytest.mark.parametrize("client", [*CLIENTS, *map(str, others())])
+def test_kubectl_does_it_through_tailproxy(lab, tmp_path, client, operation):
+    operation(scene_of(lab, tmp_path, client))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_kubectl_speaks_the_protocol_it_was_chosen_for(lab, proxy, tmp_path, client):
+    """Otherwise the list above would show less than it says."""
+    before = len(proxy.log.read_text().splitlines())
+    scene_of(lab, tmp_path, client).exec("true")
+    lines = [json.loads(line) for line in proxy.log.read_text().splitlines()[before:]]
+    [line] = [line for line in lines if str(line.get("path", "")).endswith("/pods/shell/exec")]
+    assert line["upgrade"] == PROTOCOLS[client]
+    assert line["status"] == 101
+    assert line["user"] == "alice@example.com"
