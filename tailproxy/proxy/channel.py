@@ -20,17 +20,16 @@ from typing import TYPE_CHECKING, Any
 import httptools
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tailproxy.errors import ApiError
-from tailproxy.interfaces import IStream, IStreamReceiver
 from tailproxy.proxy.request import Request
+from tailproxy.proxy.stream import Stream, end_writing
 from tailproxy.wire.http1 import BadRequest, Framing, check_request, upgrade_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
     from tailproxy.policy.identity import Caller
     from tailproxy.proxy.site import Site
@@ -38,58 +37,13 @@ if TYPE_CHECKING:
 
 # What a client may send ahead of the answer to its upgrade before it is made to wait.
 EARLY_BYTES = 64 * 1024
-# How long, and how much, a client may go on sending after our last answer to it.
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 1024 * 1024
-# How long a client may take to accept that we close.
-CLOSE_SECONDS = 10.0
+# How long a client may go on sending after our last answer to it: in all, and between two reads.
+LINGER_SECONDS = 10.0
+LINGER_SILENCE_SECONDS = 2.0
+# How long a client may take to read our last words and to accept that we close.
+CLOSE_SECONDS = 60.0
+# What may come in one go between two pieces of a body: trailers and extensions of chunks.
 TRAILER_BYTES = 64 * 1024
-
-
-@implementer(IStream)
-class ClientStream:
-    """The client's end of an upgraded connection."""
-
-    def __init__(self, channel: HTTPChannel, early: bytes) -> None:
-        self._channel = channel
-        self._early = early
-        self._receiver: IStreamReceiver | None = None
-        self._lost = False
-        self._half_closed = False
-        self.transport: Any = channel.transport
-
-    def deliver_to(self, receiver: IStreamReceiver) -> None:
-        """From now on the bytes go there, first those that came early."""
-        self._receiver = receiver
-        if self._early:
-            early, self._early = self._early, b""
-            receiver.stream_data(early)
-        if self._lost:
-            receiver.stream_lost()
-            return
-        self._channel.resume_reading()
-        if self._half_closed:
-            receiver.stream_half_closed()
-
-    def data(self, data: bytes) -> None:
-        """The channel has read something."""
-        if self._receiver is None:
-            self._early += data
-            self._channel.pause_reading()
-        else:
-            self._receiver.stream_data(data)
-
-    def half_closed(self) -> None:
-        """The client will send no more."""
-        self._half_closed = True
-        if self._receiver is not None:
-            self._receiver.stream_half_closed()
-
-    def lost(self) -> None:
-        """The connection is gone."""
-        self._lost = True
-        if self._receiver is not None:
-            self._receiver.stream_lost()
 
 
 @implementer(IHalfCloseableProtocol)
@@ -101,7 +55,6 @@ class HTTPChannel(Protocol):
     :param listener: name of the listener that took the connection.
     """
 
-    _log = Logger()
     transport: Any
 
     def __init__(self, site: Site, caller: Caller, listener: str) -> None:
@@ -111,9 +64,10 @@ class HTTPChannel(Protocol):
         self.clock: IReactorTime = site.clock
         self.draining = site.draining
         self._request: Request | None = None
-        self._stream: ClientStream | None = None
+        self._stream: Stream | None = None
         self._early = b""
-        self._lingered: int | None = None
+        self._discarded: int | None = None
+        self._linger_until = 0.0
         self._closing = False
         self._reading = True
         self._timer: IDelayedCall | None = None
@@ -127,12 +81,16 @@ class HTTPChannel(Protocol):
         self._forget_message()
 
     def _forget_message(self) -> None:
+        self._method = b"GET"
         self._target = b""
+        self._version = "1.1"
+        self._keep_alive = False
+        self._upgrade = False
         self._headers: list[Header] = []
         self._chunks: list[bytes] = []
         self._trailers: list[Header] = []
         self._head_size = 0
-        self._trailer_size = 0
+        self._bodiless_size = 0
         self._begun = False
         self._head_complete = False
         self._message_complete = False
@@ -154,15 +112,21 @@ class HTTPChannel(Protocol):
         if self._pipelined:
             return
         if self._head_complete:
-            self._trailer_size += len(name) + len(value)
             self._trailers.append((name, value))
         else:
             self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is complete."""
+        """The head is complete. What the parser knows of it is asked now: it forgets, or goes on
+        to the next request, in the same read.
+        """
         if not self._pipelined:
             self._head_complete = True
+            parser = self._parser
+            self._method = parser.get_method()
+            self._version = parser.get_http_version()
+            self._keep_alive = parser.should_keep_alive()
+            self._upgrade = parser.should_upgrade()
 
     def on_body(self, chunk: bytes) -> None:
         """Bytes of the body."""
@@ -185,8 +149,10 @@ class HTTPChannel(Protocol):
         """Take the next bytes, for whatever state we are in."""
         if self._stream is not None:
             self._stream.data(data)
-        elif self._lingered is not None:
-            self._linger(len(data))
+        elif self._closing:
+            pass  # TLS goes on delivering after we have said goodbye
+        elif self._discarded is not None:
+            self._discard(len(data))
         elif self._request is not None and self._request.complete:
             if self._request.upgrade is not None:
                 self._hold_early(data)
@@ -196,11 +162,15 @@ class HTTPChannel(Protocol):
             self._feed(data)
 
     def readConnectionLost(self) -> None:
-        """The client sends no more. Only a stream can live on with that."""
+        """The client sends no more. Only a stream can live on with that: of any other client it
+        is all we will ever hear, also when it has gone.
+        """
         if self._stream is not None:
             self._stream.half_closed()
+        elif self._request is not None:
+            self.end_now()
         else:
-            self.transport.loseConnection()
+            self._close()
 
     def writeConnectionLost(self) -> None:
         """We have closed our half; nothing follows from it."""
@@ -225,40 +195,52 @@ class HTTPChannel(Protocol):
             if self._head_size == 0:
                 self._waiting_until = self.clock.seconds() + self.site.limits.header_seconds
             self._head_size += len(data)
+        elif not self._message_complete:
+            self._bodiless_size += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._hold_early(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            self._malformed(BadRequest(400, f"the request is malformed ({error})"))
-            return
+            if not self._message_complete:
+                self._malformed(BadRequest(400, f"the request is malformed ({error})"))
+                return
+            self._pipelined = True  # what is wrong is behind this request
         if not self._head_complete:
             if self._head_size > self.site.limits.header_bytes:
                 self._malformed(_too_large(self.site.limits.header_bytes))
             return
-        request = self._request
-        if request is None:
-            request = self._begin()
-            if request is None:
-                return
-        if self._trailer_size > TRAILER_BYTES:
+        size = 0
+        if self._chunks:
+            size = sum(map(len, self._chunks))
+            self._bodiless_size = 0
+        elif self._bodiless_size > TRAILER_BYTES:
             self._malformed(BadRequest(431, "the trailers are too large"))
             return
+        request = self._request
+        if request is None:
+            request = self._begin(size)
+            if request is None:
+                return
+        else:
+            request.received += size
         self._pass_body(request)
 
-    def _begin(self) -> Request | None:
-        """The head is complete: judge it, make the request and hand it to the root resource."""
+    def _begin(self, size: int) -> Request | None:
+        """The head is complete: judge it, make the request and hand it to the root resource.
+
+        :param size: of the part of the body that came with it.
+        """
         headers = self._headers
-        method: bytes = self._parser.get_method()
-        version: str = self._parser.get_http_version()
+        limit = self.site.limits.header_bytes
         try:
-            if sum(len(name) + len(value) for name, value in headers) > (
-                self.site.limits.header_bytes
+            if self._head_size > limit and (
+                sum(len(name) + len(value) for name, value in headers) + len(self._target) > limit
             ):
-                raise _too_large(self.site.limits.header_bytes)
-            framing = check_request(method, self._target, version, headers)
+                raise _too_large(limit)
+            framing = check_request(self._method, self._target, self._version, headers)
             upgrade = upgrade_of(headers)
-            if (upgrade is not None) != self._parser.should_upgrade():
+            if (upgrade is not None) != self._upgrade:
                 raise BadRequest(400, "Connection and Upgrade contradict each other")
             if upgrade is not None and (framing.chunked or framing.length):
                 # llhttp reads no body behind a head that asks for an upgrade, so that where
@@ -270,24 +252,27 @@ class HTTPChannel(Protocol):
         self._waiting_until = None
         request = self._request = Request(
             self,
-            method,
+            self._method,
             self._target,
-            version,
+            self._version,
             headers,
             framing,
             upgrade,
-            keep_alive=upgrade is not None or self._parser.should_keep_alive(),
+            # Clients of HTTP/1.0 would want to be told that the connection stays.
+            keep_alive=upgrade is not None or (self._keep_alive and self._version == "1.1"),
         )
-        if self._message_complete:
-            request.complete = True
-        self.site.root.render(request)
+        request.complete = self._message_complete
+        request.received = size
+        try:
+            self.site.root.render(request)
+        except Exception:  # noqa: BLE001 - whatever it is, the client is to hear of it
+            request.broken(Failure())
         return request
 
     def _pass_body(self, request: Request) -> None:
         body = request.body
         if self._chunks:
             chunks, self._chunks = self._chunks, []
-            request.received += sum(map(len, chunks))
             if body is not None and not request.gone:
                 body.data(chunks)
         if self._message_complete:
@@ -306,7 +291,7 @@ class HTTPChannel(Protocol):
         if request is None:
             request = self._request = Request(
                 self,
-                b"GET" if not self._head_complete else self._parser.get_method(),
+                self._method,
                 _printable(self._target),
                 "1.1",
                 [],
@@ -336,9 +321,9 @@ class HTTPChannel(Protocol):
         if request is not self._request:
             return
         self._request = None
-        if not request.complete:
-            self._begin_lingering()
-        elif self._pipelined or self._early or not request.keep_alive or self.draining:
+        if not request.complete or self._pipelined or self._early:
+            self._linger(told=request.told_end)
+        elif not request.keep_alive or self.draining:
             self._close()
         else:
             self._await_next(request)
@@ -355,14 +340,13 @@ class HTTPChannel(Protocol):
         """End the connection at once."""
         if request is self._request:
             self._request = None
-        self._closing = True
-        self.transport.abortConnection()
+        self.end_now()
 
-    def take_over(self, request: Request) -> ClientStream:
+    def take_over(self, request: Request) -> Stream:
         """Become a stream of bytes, those that came early first."""
         early, self._early = self._early, b""
         self._waiting_until = None
-        self._stream = ClientStream(self, early)
+        self._stream = Stream(self.transport, early)
         if request is self._request:
             self._request = None
         return self._stream
@@ -397,7 +381,7 @@ class HTTPChannel(Protocol):
         if self._request is not None:
             if self._request.handler is not None:
                 self._request.handler.drain()
-        elif self._stream is None and self._lingered is None and not self._begun:
+        elif self._stream is None and self._discarded is None and not self._begun:
             self._close()
 
     @property
@@ -414,27 +398,32 @@ class HTTPChannel(Protocol):
         self.transport.abortConnection()
 
     def _close(self) -> None:
+        """Close, once everything that was written is on its way."""
+        self.resume_reading()  # else we would not notice that the client agrees
         self._closing = True
         self._check_in(CLOSE_SECONDS)
         self.transport.loseConnection()
 
-    def _begin_lingering(self) -> None:
-        """Everything is said, but the client may still be sending: closing now would have its
-        system throw away our answer (RFC 9112, 9.6).
-        """
-        self._lingered = 0
-        self._waiting_until = self.clock.seconds() + LINGER_SECONDS
-        self._check_in(LINGER_SECONDS)
-        # TLS has no such thing in Twisted: there the client reads `Connection: close`.
-        lose_write = getattr(self.transport, "loseWriteConnection", None)
-        if lose_write is not None:
-            lose_write()
-        self.resume_reading()
+    def _linger(self, *, told: bool) -> None:
+        """Everything is said, but the client is still sending: closing now would have its system
+        throw away our answer (RFC 9112, 9.6).
 
-    def _linger(self, size: int) -> None:
-        self._lingered = (self._lingered or 0) + size
-        if self._lingered > LINGER_BYTES:
-            self._close()
+        :param told: whether the client knows from the answer that it was the last one, and where
+            it ends. Then it is left to the client to close, since some of what stands between
+            us (tailscaled's serve) closes both ways as soon as we close ours.
+        """
+        now = self.clock.seconds()
+        self._discarded = 0
+        self._linger_until = now + LINGER_SECONDS
+        self._waiting_until = now + LINGER_SILENCE_SECONDS
+        self._check_in(LINGER_SILENCE_SECONDS)
+        self.resume_reading()
+        if not told:
+            end_writing(self.transport)
+
+    def _discard(self, size: int) -> None:
+        self._discarded = (self._discarded or 0) + size
+        self._waiting_until = min(self._linger_until, self.clock.seconds() + LINGER_SILENCE_SECONDS)
 
     def _check_in(self, seconds: float) -> None:
         if self._timer is not None:
@@ -457,7 +446,7 @@ class HTTPChannel(Protocol):
 
     def _out_of_time(self) -> None:
         self._timer = self.clock.callLater(CLOSE_SECONDS, self._check_time)
-        if self._lingered is None and self._begun:
+        if self._discarded is None and self._begun:
             self._malformed(BadRequest(408, "the request's head took too long"))
         else:
             self._close()

@@ -14,8 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
 from zope.interface import implementer
 
+from tailproxy.errors import ApiError
 from tailproxy.interfaces import AccessRecord, ResponseHead
 from tailproxy.wire.requestinfo import is_discovery, request_info
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
-    from tailproxy.errors import ApiError
+    from twisted.python.failure import Failure
+
     from tailproxy.interfaces import IStream
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.proxy.channel import HTTPChannel
@@ -53,6 +56,10 @@ if TYPE_CHECKING:
 
 
 _NO_BODY = frozenset((204, 304))
+CLIENT_GONE = 499
+"""What the audit trail calls a request whose client went before it had an answer."""
+
+_log = Logger()
 
 
 @implementer(IPushProducer)
@@ -137,6 +144,7 @@ class Request:
         "_chunked_answer",
         "_handler",
         "_started",
+        "_until_close",
         "body",
         "caller",
         "chunked",
@@ -193,6 +201,7 @@ class Request:
         self._handler: Handler | None = None
         self._started = False
         self._chunked_answer = False
+        self._until_close = False
 
     @property
     def path(self) -> bytes:
@@ -213,11 +222,21 @@ class Request:
         """Say who answers, and so hears when the client goes."""
         self._handler = handler
 
+    @property
+    def told_end(self) -> bool:
+        """Whether the answer says that it is the connection's last one, and where it ends."""
+        return not self.keep_alive and not self._until_close
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is leaving."""
+        return self._channel.draining
+
     # Answers.
 
     def interim(self, head: ResponseHead) -> None:
         """Write a 1xx answer other than 101; clients of HTTP/1.0 know none (RFC 9110, 15.2)."""
-        if not self._started and self.version != "1.0":
+        if not self._started and not self.gone and self.version != "1.0":
             self._channel.write(_head_bytes(head))
 
     def start(self, head: ResponseHead) -> None:
@@ -226,6 +245,8 @@ class Request:
         :param head: end-to-end headers only; a Content-Length among them is kept, else the body
             goes in chunks (or, to HTTP/1.0, until the end of the connection).
         """
+        if self.gone:
+            return
         self._started = True
         self.status = head.code
         lines = [b"HTTP/1.1 %d %b\r\n" % (head.code, head.reason)]
@@ -237,6 +258,7 @@ class Request:
         if not length and not self.has_no_answer_body(head.code):
             if self.version == "1.0":
                 self.keep_alive = False
+                self._until_close = True
             else:
                 self._chunked_answer = True
                 lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -255,6 +277,8 @@ class Request:
 
     def write(self, chunks: Sequence[bytes]) -> None:
         """Write a part of the answer's body, at once."""
+        if self.gone:
+            return
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.sent += len(data)
         if self._chunked_answer:
@@ -265,6 +289,8 @@ class Request:
 
     def finish(self, trailers: Sequence[Header] = ()) -> None:
         """The answer is complete."""
+        if self.gone:
+            return
         if self._chunked_answer:
             if trailers:
                 fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
@@ -305,6 +331,14 @@ class Request:
         content_type, body = error.body(discovery=is_discovery(self.method, self.target))
         self.answer(error.code, content_type, body)
 
+    def broken(self, failure: Failure) -> None:
+        """Refuse after an error of our own, and end what was under way for the request."""
+        _log.failure("cannot answer {method} {path}", failure, method=self.method, path=self.path)
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.client_lost()
+        self.refuse(ApiError(500, "internal", "an error of tailproxy's own; its log says more"))
+
     def abort(self) -> None:
         """End the connection without ending the answer, so that it cannot be taken for whole."""
         if not self.gone:
@@ -338,9 +372,13 @@ class Request:
         self._channel.unregister_producer()
 
     def lost(self) -> None:
-        """The channel has lost the client."""
+        """The channel has lost the client. Without an answer that is 499 in the audit trail, as
+        other proxies have it.
+        """
         if self.gone:
             return
+        if not self._started:
+            self.status = CLIENT_GONE
         self._account()
         if self._handler is not None:
             self._handler.client_lost()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.logger import Logger
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
@@ -34,7 +33,6 @@ class WhoIsResource:
     """
 
     isLeaf = True
-    _log = Logger()
 
     def __init__(self, resolver: IIdentityResolver, proxy: Root, plugins: Root) -> None:
         self._resolver = resolver
@@ -45,7 +43,7 @@ class WhoIsResource:
         """Ask who it is; the answer comes later."""
         self._resolver.resolve(request.caller).addCallbacks(
             self._known, self._unknown, callbackArgs=(request,), errbackArgs=(request,)
-        ).addErrback(self._broken, request)
+        ).addErrback(request.broken)
         return NOT_DONE_YET
 
     def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
@@ -71,10 +69,4 @@ class WhoIsResource:
         if isinstance(error, ApiError):
             request.refuse(error)
         else:
-            self._broken(failure, request)
-
-    def _broken(self, failure: Failure, request: Request) -> None:
-        self._log.failure(
-            "cannot answer {method} {path}", failure, method=request.method, path=request.path
-        )
-        request.refuse(ApiError(500, "internal", "an error of tailproxy's own; its log says more"))
+            request.broken(failure)

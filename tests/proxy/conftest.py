@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from tests.proxy.plane import Plane, new_server
 
 
+def _open() -> set[object]:
+    """Sockets of the reactor, and what it has to do later."""
+    return {*reactor.getReaders(), *reactor.getWriters(), *reactor.getDelayedCalls()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """No test may leave a socket or a delayed call of ours behind."""
+    pytest_twisted.blockon(deferLater(reactor, 0))  # it runs from here on
+    before = _open()
+    yield
+
+    async def look() -> None:
+        for _ in range(200):
+            if not _open() - before:
+                return
+            await deferLater(reactor, 0.005)
+        left = _open() - before
+        assert not left, f"left behind: {left}"
+
+    if _open() - before:
+        pytest_twisted.blockon(Deferred.fromCoroutine(look()))
+
+
 @pytest.fixture
-def make_plane():
+def make_plane(nothing_left):  # noqa: ARG001 - what it checks must come after our end
     """Make a data plane with a played API server; both end with the test."""
     planes = []
 
@@ -24,8 +50,7 @@ def make_plane():
 
     async def end() -> None:
         for plane in planes:
-            await plane.server.stop()
-            await plane.service.stopService()
+            await plane.end()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(end()))
 

@@ -8,22 +8,44 @@ from ipaddress import ip_address
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from tailproxy.errors import UnknownCallerError
-from tailproxy.interfaces import AccessRecord, DrainTimes, IAuditSink, IIdentityResolver
+from tailproxy.interfaces import (
+    AccessRecord,
+    DrainTimes,
+    IAuditSink,
+    ICertificateSource,
+    IIdentityResolver,
+)
 from tailproxy.metrics import Metrics
 from tailproxy.policy.decide import ClientImpersonation, Mode, Rules
 from tailproxy.policy.grants import Grants
 from tailproxy.policy.identity import Caller, Identity
-from tailproxy.proxy.listener import ChannelFactory, Listener, ProxyHeaderFactory
+from tailproxy.proxy.listener import (
+    ChannelFactory,
+    Listener,
+    ProxyHeaderFactory,
+    SocketFactory,
+)
 from tailproxy.proxy.plugins import PluginsResource
 from tailproxy.proxy.reverse import ReverseProxyResource
 from tailproxy.proxy.service import DataPlane
 from tailproxy.proxy.site import Limits, Site
+from tailproxy.proxy.tls import ServerTLS
 from tailproxy.proxy.upstream import PoolLimits, Upstream
 from tailproxy.proxy.whois import WhoIsResource
-from tests.proxy.servers import Access, Authority, Server, Wire, dial
+from tests.proxy.servers import (
+    Access,
+    Authority,
+    ClientTLS,
+    Server,
+    Wire,
+    dial,
+    eventually,
+)
 
 ADA = "100.64.0.5"
 STRANGER = "100.64.99.99"
@@ -100,7 +122,15 @@ class Plane:
         times: DrainTimes | None = None,
         access: Access | None = None,
         plugins: dict[str, object] | None = None,
+        clock: IReactorTime = reactor,
+        kind: str = "serve",
+        certificates: ICertificateSource | None = None,
+        address: str = "127.0.0.2",
     ) -> None:
+        self.address = address
+        self.clock = clock
+        self.clients: list[Wire] = []
+        self.tls = certificates is not None
         self.server = server
         self.access = access or server.access()
         self.metrics = Metrics("test")
@@ -108,35 +138,57 @@ class Plane:
         self.resolver = Table()
         self.upstream = Upstream(self.access, self.metrics, reactor, pool)
         proxy = ReverseProxyResource(
-            self.upstream, Rules(mode, client_impersonation), self.metrics, reactor
+            self.upstream, Rules(mode, client_impersonation), self.metrics, clock
         )
         root = WhoIsResource(self.resolver, proxy, PluginsResource(plugins or {}))
         self.site = Site(
-            root, self.audit, self.metrics, reactor, times or DrainTimes(0.5, 1.0), limits
+            root, self.audit, self.metrics, clock, times or DrainTimes(0.5, 1.0), limits
         )
-        channels = ChannelFactory(self.site, "test", None)
-        self.listener = Listener(
-            reactor,
-            "test",
-            ["127.0.0.2"],
-            0,
-            ProxyHeaderFactory(channels, "svc:kube", self.metrics),
+        channels = ChannelFactory(
+            self.site, "test", ServerTLS(certificates) if certificates is not None else None
         )
+        factory = (
+            ProxyHeaderFactory(channels, "svc:kube", self.metrics)
+            if kind == "serve"
+            else SocketFactory(channels, "svc:kube", local=kind == "loopback")
+        )
+        self.kind = kind
+        self.listener = Listener(reactor, "test", [address], 0, factory)
         self.service = DataPlane(self.site, self.upstream, [self.listener])
 
     def start(self) -> None:
         self.service.privilegedStartService()
         self.service.startService()
 
+    async def end(self) -> None:
+        """Clients and API server go first, so that there is nothing to wait for."""
+        for wire in self.clients:
+            if not wire.lost:
+                wire.transport.abortConnection()
+        await self.server.stop()
+        stopped = self.service.stopService()
+        if isinstance(self.clock, Clock):
+            self.clock.advance(1000)
+        await stopped
+
     @property
     def port(self) -> int:
         return self.listener.bound[0].port
 
-    async def client(self, source: str = ADA) -> Wire:
-        """A client connection whose PROXY header has been sent."""
-        wire = await dial(self.port, "127.0.0.2")
-        wire.send(proxy_header(source))
+    async def client(self, source: str = ADA, tls: ClientTLS | None = None) -> Wire:
+        """A client connection whose PROXY header has been sent, and its TLS begun."""
+        wire = await dial(self.port, self.address)
+        self.clients.append(wire)
+        if self.kind == "serve":
+            wire.send(proxy_header(source))
+        if tls is not None:
+            wire.transport.startTLS(tls)
         return wire
+
+    async def answered(self, count: int = 1, seconds: float = 5.0) -> list[AccessRecord]:
+        """The access records, once there are so many."""
+        await eventually(lambda: len(self.audit.records) >= count, seconds)
+        return self.audit.records
 
     def metric(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

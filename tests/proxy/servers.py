@@ -6,7 +6,6 @@ plain sockets driven by the reactor, so that a test can send exactly what it wan
 
 from __future__ import annotations
 
-import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -19,7 +18,9 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
@@ -88,6 +89,34 @@ class Authority:
         return context
 
 
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientTLS:
+    """A TLS client that trusts one authority.
+
+    :param server_name: what to send as SNI; none by default, as when an address is dialled.
+    :param newest: newest version of TLS to offer.
+    """
+
+    def __init__(
+        self, authority: Authority, server_name: str | None = None, newest: int | None = None
+    ) -> None:
+        self.context = authority.client_context()
+        self.context.set_verify(SSL.VERIFY_PEER, lambda *details: bool(details[-1]))
+        self.context.set_alpn_protos([b"h2", b"http/1.1"])
+        if newest is not None:
+            self.context.set_min_proto_version(newest)
+            self.context.set_max_proto_version(newest)
+            self.context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        self._server_name = server_name
+
+    def clientConnectionForTLS(self, _: object) -> SSL.Connection:
+        connection = SSL.Connection(self.context, None)
+        if self._server_name is not None:
+            connection.set_tlsext_host_name(self._server_name.encode())
+        connection.set_connect_state()
+        return connection
+
+
 @implementer(IClusterAccess)
 @attrs.define
 class Access:
@@ -153,7 +182,7 @@ class Wire(Protocol):
         deferred.addTimeout(seconds, reactor)
         try:
             await deferred
-        except Exception:
+        except DeferredTimeout:
             raise AssertionError(
                 f"it did not happen within {seconds} s; received so far: {self.received[-2000:]!r}"
             ) from None
@@ -170,6 +199,11 @@ class Wire(Protocol):
 
     def send(self, data: bytes) -> None:
         self.transport.write(data)
+
+    @property
+    def sent_all(self) -> bool:
+        """Whether the kernel has taken everything that was sent."""
+        return not self.transport.dataBuffer and not self.transport._tempDataBuffer
 
     def take(self) -> bytes:
         """Return what has come, and forget it."""
@@ -207,10 +241,7 @@ class Server:
 
     async def connection(self, number: int = 0, seconds: float = 5.0) -> Wire:
         """The connection with that number, once it is there."""
-        end = reactor.seconds() + seconds
-        while len(self.connections) <= number:
-            assert reactor.seconds() < end, f"no connection number {number}"
-            await deferLater(reactor, 0.005)
+        await eventually(lambda: len(self.connections) > number, seconds)
         return self.connections[number]
 
     async def stop(self) -> None:
@@ -231,11 +262,16 @@ class Server:
         return Access(**{**values, **changes})
 
 
-async def dial(port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Wire:
+async def dial(port: int, host: str = "127.0.0.1") -> Wire:
     """A plain connection to a port of this machine."""
-    endpoint = TCP4ClientEndpoint(reactor, host, port)
-    if tls is not None:
-        endpoint = wrapClientTLS(tls, endpoint)
     factory = Factory.forProtocol(Wire)
     factory.noisy = False
-    return await endpoint.connect(factory)
+    return await HostnameEndpoint(reactor, host, port).connect(factory)
+
+
+async def eventually(condition: object, seconds: float = 5.0) -> None:
+    """Wait until something holds that nobody tells of."""
+    end = reactor.seconds() + seconds
+    while not condition():
+        assert reactor.seconds() < end, f"it did not come true within {seconds} s"
+        await deferLater(reactor, 0.005)
