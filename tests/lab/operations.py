@@ -296,7 +296,7 @@ def write_log(lab: Lab, line: str) -> None:
             file.write(f"{now} stdout F {line}\n")
     else:
         assert isinstance(lab.cluster, NodeCluster), f"nobody knows how a {lab.node} pod logs"
-        lab.cluster.write_log(f"{line}\n")
+        lab.cluster.write_log(line)
 
 
 def get(scene: Scene) -> None:
