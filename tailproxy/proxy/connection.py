@@ -19,7 +19,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
-from tailproxy.interfaces import IStream, IStreamReceiver, ResponseHead
+from tailproxy.interfaces import ResponseHead
+from tailproxy.proxy.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from twisted.protocols.tls import TLSMemoryBIOProtocol
     from twisted.python.failure import Failure
 
-    from tailproxy.proxy.upstream import Exchange
+    from tailproxy.proxy.exchange import Exchange
     from tailproxy.wire.http1 import Header
 
+# The longest head of an answer; also what may come in one go between two pieces of a body.
 HEAD_BYTES = 64 * 1024
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, as far as people meet them.
@@ -112,38 +114,18 @@ def _ssl_words(failure: Failure) -> str:
     return ", ".join(filter(None, reasons)) or "for no reason that was given"
 
 
-@implementer(IStream)
-class UpstreamStream:
-    """The API server's end of an upgraded connection."""
-
-    def __init__(self, connection: UpstreamConnection) -> None:
-        self._connection = connection
-        self._receiver: IStreamReceiver | None = None
-        self.transport: Any = connection.transport
-
-    def deliver_to(self, receiver: IStreamReceiver) -> None:
-        """From now on the bytes go there."""
-        self._receiver = receiver
-
-    def data(self, data: bytes) -> None:
-        """The connection has read something."""
-        if self._receiver is not None:
-            self._receiver.stream_data(data)
-
-    def lost(self) -> None:
-        """The connection is gone."""
-        if self._receiver is not None:
-            self._receiver.stream_lost()
-
-
 @implementer(IHandshakeListener)
 class UpstreamConnection(Protocol):
     """One connection to the API server.
 
+    :param context: it was made with; the pool's key.
     :param verification: of this very connection.
     :param ready: called once with this connection when it may be used.
     :param failed: called once instead, with an `UpstreamError`.
     :param closed: called with this connection when it is gone.
+    :ivar verified: whether a request may be sent on it at all.
+    :ivar used: whether it was kept after another request.
+    :ivar idle_since: when the last one ended, in seconds of the reactor's clock.
     """
 
     transport: Any
@@ -161,33 +143,35 @@ class UpstreamConnection(Protocol):
         self._ready = ready
         self._failed = failed
         self._closed = closed
-        self._verified = False
+        self.verified = False
         self._exchange: Exchange | None = None
-        self._stream: UpstreamStream | None = None
+        self._stream: Stream | None = None
         self.used = False
         self.idle_since = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._forget_message()
+
+    def connectionMade(self) -> None:
+        """Small writes leave at once, and a vanished server is noticed."""
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
 
     def handshakeCompleted(self) -> None:
         """The chain is good; the name decides whether anything is sent."""
         try:
             self._verification.verify_name(self.transport.getHandle())
         except UpstreamError as error:
-            self._give_up(error)
+            self.give_up(error)
             return
-        self._verified = True
+        self.verified = True
         self._ready(self)
 
-    def handshake_timed_out(self) -> None:
-        """The handshake takes too long."""
-        if not self._verified:
-            self._give_up(UpstreamError(504, "connect", "its TLS handshake takes too long"))
-
-    def _give_up(self, error: UpstreamError) -> None:
-        failed, self._failed = self._failed, _ignore
-        self.transport.abortConnection()
-        failed(error)
+    def give_up(self, error: UpstreamError) -> None:
+        """End a connection that is not verified yet, or cannot be."""
+        if not self.verified:
+            failed, self._failed = self._failed, _ignore
+            self.transport.abortConnection()
+            failed(error)
 
     # Sending.
 
@@ -195,6 +179,12 @@ class UpstreamConnection(Protocol):
         """Send a request's head. The connection must be free."""
         self._exchange = exchange
         self.transport.write(head)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent on it, as far as can be known."""
+        # Behind TLS, what is ending says so first below.
+        return not (self.transport.disconnecting or self.transport.transport.disconnecting)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -212,25 +202,32 @@ class UpstreamConnection(Protocol):
         self._headers: list[Header] = []
         self._trailers: list[Header] = []
         self._chunks: list[bytes] = []
-        self._head_size = 0
+        self._bodiless_size = 0
         self._head_complete = False
         self._head_passed = False
         self._message_complete = False
         self._interim: list[ResponseHead] = []
         self._keep_alive = False
+        self._upgrade = False
         self._delimited = False
+        self._surplus = False
         self._code = 0
 
     def on_message_begin(self) -> None:
-        """Another answer begins: the final one behind an interim one, or one nobody asked for."""
+        """Another answer begins: the final one behind an interim one, or one nobody asked for,
+        of which nothing is noted but that it is there.
+        """
         self._surplus = self._message_complete
 
     def on_status(self, part: bytes) -> None:
         """A part of the reason phrase."""
-        self._reason += part
+        if not self._surplus:
+            self._reason += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or behind a body in chunks a trailer."""
+        if self._surplus:
+            return
         if self._head_complete:
             self._trailers.append((name, value))
         else:
@@ -238,6 +235,8 @@ class UpstreamConnection(Protocol):
 
     def on_headers_complete(self) -> None:
         """The head of an answer is complete."""
+        if self._surplus:
+            return
         code: int = self._parser.get_status_code()
         if 100 <= code < 200 and code != 101:
             self._interim.append(ResponseHead(code, self._reason, self._headers))
@@ -246,13 +245,15 @@ class UpstreamConnection(Protocol):
         self._code = code
         self._head_complete = True
         self._keep_alive = self._parser.should_keep_alive()
+        self._upgrade = self._parser.should_upgrade()
         self._delimited = any(
             name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self._headers
         )
 
     def on_body(self, chunk: bytes) -> None:
         """Bytes of the body."""
-        self._chunks.append(chunk)
+        if not self._surplus:
+            self._chunks.append(chunk)
 
     def on_message_complete(self) -> None:
         """An answer is complete."""
@@ -268,22 +269,25 @@ class UpstreamConnection(Protocol):
             return
         if self._exchange is None:
             # Nobody asked: whatever this is, the connection cannot be trusted with a request.
-            self.transport.abortConnection()
+            self.abort()
             return
-        self._surplus = False
         early = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             early = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
-            if not (self._code == 101 and not self._head_passed):
+            if self._message_complete:
+                self._surplus = True  # or a 101 that says not to what
+            else:
                 self._fail(UpstreamError(502, "protocol", f"its answer is malformed ({error})"))
                 return
-        if not self._head_complete:
-            self._head_size += len(data)
-            if self._head_size > HEAD_BYTES:
-                self._fail(UpstreamError(502, "protocol", "the head of its answer is too large"))
+        if self._chunks or self._message_complete:
+            self._bodiless_size = 0
+        else:
+            self._bodiless_size += len(data)
+            if self._bodiless_size > HEAD_BYTES:
+                self._fail(UpstreamError(502, "protocol", "the headers of its answer are too long"))
                 return
         self._pass_on(self._exchange, early)
 
@@ -307,6 +311,8 @@ class UpstreamConnection(Protocol):
                     return
                 self._message_complete = True
             exchange.head(head)
+            if self._exchange is not exchange:
+                return
         if self._chunks:
             chunks, self._chunks = self._chunks, []
             exchange.body(chunks)
@@ -321,23 +327,23 @@ class UpstreamConnection(Protocol):
         exchange.end(trailers, reusable=reusable)
 
     def _switch(self, exchange: Exchange, head: ResponseHead, early: bytes) -> None:
-        if not self._parser.should_upgrade() or not exchange.accepts_switch(head):
+        if not self._upgrade or not exchange.accepts_switch(head):
             self._fail(UpstreamError(502, "protocol", "it switched to a protocol nobody asked for"))
             return
         self._exchange = None
-        self._stream = UpstreamStream(self)
+        self._stream = Stream(self.transport)
         exchange.switched(head, self._stream, early)
 
     def _fail(self, error: UpstreamError) -> None:
-        exchange, self._exchange = self._exchange, None
-        self.transport.abortConnection()
+        exchange = self._exchange
+        self.abort()
         if exchange is not None:
             exchange.failed(error, answered=True)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The API server is gone, or we have left."""
         self._closed(self)
-        if not self._verified:
+        if not self.verified:
             failed, self._failed = self._failed, _ignore
             failed(self._verification.explain(reason))
             return
@@ -351,10 +357,10 @@ class UpstreamConnection(Protocol):
             # A body that ends with its connection (RFC 9112, 6.3), and it ended in good order.
             exchange.end((), reusable=False)
             return
-        answered = self._head_complete or self._head_size > 0
+        how = "in the middle of" if self._head_passed else "without"
         exchange.failed(
-            UpstreamError(502, "disconnect", "it closed the connection without an answer"),
-            answered=answered,
+            UpstreamError(502, "disconnect", f"it closed the connection {how} an answer"),
+            answered=self._head_complete or self._bodiless_size > 0,
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
@@ -19,23 +20,20 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
-from tailproxy.interfaces import IExchange, IUpstream, ResponseHead
+from tailproxy.interfaces import IUpstream
 from tailproxy.proxy.connection import ServerVerification, UpstreamConnection
+from tailproxy.proxy.exchange import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from OpenSSL import SSL
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from tailproxy.interfaces import IClusterAccess, IResponseReceiver, IStream, UpstreamRequest
+    from tailproxy.interfaces import IClusterAccess, IResponseReceiver, UpstreamRequest
     from tailproxy.metrics import Metrics
-    from tailproxy.wire.http1 import Header
 
-# Methods whose requests may be sent again when a kept connection turned out to be closed
-# (RFC 9110, 9.2.1: safe ones).
-_REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-_NO_BODY = frozenset((204, 304))
+# How long connections may take to close when the service ends.
+CLOSE_SECONDS = 5.0
 
 
 @attrs.frozen
@@ -52,215 +50,12 @@ class PoolLimits:
     upgrade_seconds: float = 30.0
 
 
-@implementer(IExchange)
-class Exchange:
-    """One request and its answer. It outlives neither; the connection may."""
-
-    __slots__ = (
-        "_body_ended",
-        "_connection",
-        "_done",
-        "_paused",
-        "_pending",
-        "_producer",
-        "_receiver",
-        "_repeatable",
-        "_timer",
-        "_upstream",
-        "request",
-    )
-
-    def __init__(
-        self, upstream: Upstream, request: UpstreamRequest, receiver: IResponseReceiver
-    ) -> None:
-        self._upstream = upstream
-        self.request = request
-        self._receiver = receiver
-        self._connection: UpstreamConnection | None = None
-        self._pending: list[bytes] = []
-        self._producer: Any = None
-        self._paused = False
-        self._done = False
-        self._body_ended = not request.has_body
-        self._repeatable = request.method in _REPEATABLE and not request.has_body
-        self._timer: IDelayedCall | None = None
-
-    # For whoever sends.
-
-    def write_body(self, chunk: bytes) -> None:
-        """Send bytes of the request's body."""
-        self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.request.chunked else chunk)
-
-    def end_body(self, trailers: Sequence[Header]) -> None:
-        """The request's body is complete."""
-        if self.request.chunked:
-            fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
-            self._write(b"0\r\n" + fields + b"\r\n")
-        self._body_ended = True
-        if self._producer is not None:
-            self._producer = None
-            if self._connection is not None and not self._done:
-                self._connection.transport.unregisterProducer()
-
-    def register_body_producer(self, producer: Any) -> None:
-        """Slow down a push producer while the API server reads slowly, or is not there yet."""
-        self._producer = producer
-        if self._connection is None:
-            producer.pauseProducing()
-        else:
-            self._connection.transport.registerProducer(producer, True)
-
-    def pause_response(self) -> None:
-        """Stop reading the answer."""
-        self._paused = True
-        if self._connection is not None and not self._done:
-            self._connection.transport.pauseProducing()
-
-    def resume_response(self) -> None:
-        """Read on."""
-        self._paused = False
-        if self._connection is not None and not self._done:
-            self._connection.transport.resumeProducing()
-
-    def abort(self) -> None:
-        """Nobody wants the answer any more."""
-        if not self._done:
-            self._finish()
-            if self._connection is not None:
-                self._connection.abort()
-
-    def _write(self, data: bytes) -> None:
-        if self._done:
-            return
-        if self._connection is None:
-            self._pending.append(data)
-        else:
-            self._connection.transport.write(data)
-
-    def _finish(self) -> None:
-        self._done = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        producer, self._producer = self._producer, None
-        if producer is not None and self._connection is not None:
-            self._connection.transport.unregisterProducer()
-
-    # For the pool and the connection.
-
-    @property
-    def done(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return self._done
-
-    def connected(self, connection: UpstreamConnection) -> None:
-        """There is a connection: send what has gathered."""
-        self._connection = connection
-        request = self.request
-        lines = [b"%b %b%b HTTP/1.1\r\n" % (request.method, self._upstream.prefix, request.target)]
-        lines += [b"%b: %b\r\n" % field for field in request.headers]
-        if request.chunked:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        lines += self._pending
-        self._pending = []
-        connection.begin(self, b"".join(lines))
-        self._receiver.request_sent()
-        if self._producer is not None:
-            connection.transport.registerProducer(self._producer, True)
-            self._producer.resumeProducing()
-        if request.upgrade is not None:
-            self._timer = self._upstream.clock.callLater(
-                self._upstream.limits.upgrade_seconds, self._no_answer
-            )
-
-    def _no_answer(self) -> None:
-        self._timer = None
-        if not self._done:
-            self.abort()
-            self._receiver.response_failed(
-                UpstreamError(504, "timeout", "it does not answer the request for an upgrade")
-            )
-
-    def expects_body(self, code: int) -> bool:
-        """Whether an answer with that code has a body (RFC 9112, 6.3)."""
-        return self.request.method != b"HEAD" and code not in _NO_BODY
-
-    def accepts_switch(self, head: ResponseHead) -> bool:
-        """Whether a 101 switches to what was asked for (spec/streaming.md 1.3)."""
-        asked = self.request.upgrade
-        if asked is None:
-            return False
-        got = [value for name, value in head.headers if name.lower() == b"upgrade"]
-        return len(got) == 1 and got[0].lower() == asked.lower()
-
-    def interim(self, head: ResponseHead) -> None:
-        """An interim answer."""
-        self._receiver.response_interim(head)
-
-    def head(self, head: ResponseHead) -> None:
-        """The final answer begins."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if head.code == 401:
-            self._upstream.rejected()
-        self._receiver.response_head(head)
-
-    def body(self, chunks: list[bytes]) -> None:
-        """A part of the answer's body."""
-        if not self._done:
-            self._receiver.response_body(chunks)
-
-    def end(self, trailers: Sequence[Header], *, reusable: bool) -> None:
-        """The answer is complete."""
-        if self._done:
-            return
-        connection = self._connection
-        self._finish()
-        if self._paused and connection is not None:
-            connection.transport.resumeProducing()
-        self._receiver.response_end(trailers)
-        if connection is not None:
-            self._upstream.release(connection, reusable=reusable and self._body_ended)
-
-    def switched(self, head: ResponseHead, stream: IStream, early: bytes) -> None:
-        """The connection has become a stream."""
-        self._finish()
-        self._receiver.response_switched(head, stream, early)
-
-    def failed(self, error: UpstreamError, *, answered: bool) -> None:
-        """It came to nothing.
-
-        :param answered: whether anything of an answer had come.
-        """
-        if self._done:
-            return
-        connection = self._connection
-        if (
-            connection is not None
-            and connection.used
-            and not answered
-            and self._repeatable
-            and error.label == "disconnect"
-        ):
-            # Once: a fresh connection has not been used before.
-            self._connection = None
-            self._upstream.dial(self)
-            return
-        self._finish()
-        self._upstream.count_error(error)
-        self._receiver.response_failed(error)
-
-
 @implementer(IUpstream)
 class Upstream(Service):
     """Keeps connections to the API server.
 
     :param access: where it is and how it is verified; asked again for every use.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -275,9 +70,13 @@ class Upstream(Service):
         self.limits = limits or PoolLimits()
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
+        self._dials: set[_Dial] = set()
+        self._context: SSL.Context | None = None
+        self._stopping = False
+        self._empty: Deferred[None] | None = None
         self._sweep: IDelayedCall | None = None
         bracketed = f"[{access.host}]" if ":" in access.host else access.host
-        self.host = f"{bracketed}:{access.port}".encode("idna" if bracketed.isascii() else "utf-8")
+        self.host = f"{bracketed}:{access.port}".encode("ascii" if bracketed.isascii() else "idna")
 
     @property
     def prefix(self) -> bytes:
@@ -293,93 +92,99 @@ class Upstream(Service):
         """The API server did not accept our credential."""
         self._access.rejected()
 
-    def stopService(self) -> None:
-        """Close what is idle; exchanges under way end with their requests."""
+    def stopService(self) -> Deferred[None]:
+        """Close everything; requests under way fail. Fires when no connection is left."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._stopping = True
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        self._idle = []
+        for dial in list(self._dials):
+            dial.cancel()
         for connection in list(self._open):
             connection.close()
-        self._idle = []
-        super().stopService()
+        if self._open:
+            self._empty = Deferred()
+            timer = self.clock.callLater(CLOSE_SECONDS, self._abort_all)
+            await self._empty
+            _cancel(timer)
+
+    def _abort_all(self) -> None:
+        for connection in list(self._open):
+            connection.abort()
 
     def send(self, request: UpstreamRequest, receiver: IResponseReceiver) -> Exchange:
         """Begin a request on a kept connection or on a new one."""
         exchange = Exchange(self, request, receiver)
         try:
-            context = self._access.tls_context()
+            self._use(self._access.tls_context())
         except UpstreamError as error:
             self.clock.callLater(0, exchange.failed, error, answered=False)
             return exchange
         while self._idle:
             connection = self._idle.pop()
-            if connection.context is context:
+            if connection.usable:
                 exchange.connected(connection)
                 return exchange
-            connection.close()
         self.dial(exchange)
         return exchange
 
     def dial(self, exchange: Exchange) -> None:
         """Open a connection for an exchange."""
-        access = self._access
         try:
-            context = access.tls_context()
+            context = self._use(self._access.tls_context())
         except UpstreamError as error:
             exchange.failed(error, answered=False)
             return
-        verification = ServerVerification(context, access.server_name)
-        timers: list[IDelayedCall] = []
+        _Dial(self, exchange, context, self._access).start()
 
-        def ready(connection: UpstreamConnection) -> None:
-            _cancel(timers)
-            self._open.add(connection)
-            self._metrics.upstream_connections.inc()
-            if exchange.done:
-                self.release(connection, reusable=True)
-            else:
-                exchange.connected(connection)
+    def _use(self, context: SSL.Context) -> SSL.Context:
+        """Keep no connection that was made under another CA or client certificate."""
+        if context is not self._context:
+            self._context = context
+            kept, self._idle = self._idle, []
+            for connection in kept:
+                connection.close()
+        return context
 
-        def failed(error: UpstreamError) -> None:
-            _cancel(timers)
-            exchange.failed(error, answered=False)
+    def dialling(self, dial: _Dial) -> None:
+        """A dial begins."""
+        self._dials.add(dial)
 
-        def protocol() -> UpstreamConnection:
-            connection = UpstreamConnection(context, verification, ready, failed, self._closed)
-            timers.append(
-                self.clock.callLater(self.limits.handshake_seconds, connection.handshake_timed_out)
-            )
-            return connection
+    def dialled(self, dial: _Dial) -> None:
+        """A dial has ended, well or not."""
+        self._dials.discard(dial)
 
-        endpoint = wrapClientTLS(
-            verification,
-            HostnameEndpoint(
-                self.clock,
-                access.host.encode("idna" if ":" not in access.host else "ascii"),
-                access.port,
-                timeout=self.limits.connect_seconds,
-            ),
-        )
-        endpoint.connect(_factory(protocol)).addErrback(self._not_connected, exchange)
+    def opened(self, connection: UpstreamConnection) -> None:
+        """There is a connection; it is not verified yet."""
+        self._open.add(connection)
 
-    def _not_connected(self, failure: Failure, exchange: Exchange) -> None:
-        where = f"{self._access.host}:{self._access.port}"
-        if failure.check(ConnectTimeout):
-            error = UpstreamError(504, "connect", f"no answer from {where}")
-        elif failure.check(DNSLookupError):
-            error = UpstreamError(502, "connect", f"its name {self._access.host} is unknown")
-        elif failure.check(ConnectError):
-            error = UpstreamError(502, "connect", f"cannot connect to {where}: {failure.value}")
-        else:
-            self._log.failure("cannot dial {where}", failure, where=where)
-            error = UpstreamError(502, "connect", f"cannot connect to {where}")
-        exchange.failed(error, answered=False)
+    def verified(self, connection: UpstreamConnection) -> None:
+        """The server is the right one."""
+        self._metrics.upstream_connections.inc()
+
+    def closed(self, connection: UpstreamConnection) -> None:
+        """A connection is gone."""
+        self._open.discard(connection)
+        if connection.verified:
+            self._metrics.upstream_connections.dec()
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if not self._open and self._empty is not None:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
 
     def release(self, connection: UpstreamConnection, *, reusable: bool) -> None:
         """An exchange has ended: keep its connection if that is possible."""
         if (
             not reusable
-            or connection not in self._open
+            or self._stopping
+            or not connection.usable
+            or connection.context is not self._context
             or len(self._idle) >= self.limits.idle_connections
         ):
             connection.close()
@@ -405,22 +210,98 @@ class Upstream(Service):
         if kept:
             self._sweep = self.clock.callLater(self.limits.idle_seconds / 4, self._close_idle)
 
-    def _closed(self, connection: UpstreamConnection) -> None:
-        if connection in self._open:
-            self._open.discard(connection)
-            self._metrics.upstream_connections.dec()
-        if connection in self._idle:
-            self._idle.remove(connection)
+
+class _Dial:
+    """One attempt to get a connection for an exchange."""
+
+    _log = Logger()
+
+    def __init__(
+        self, upstream: Upstream, exchange: Exchange, context: SSL.Context, access: IClusterAccess
+    ) -> None:
+        self._upstream = upstream
+        self._exchange = exchange
+        self._context = context
+        self._host: str = access.host
+        self._port: int = access.port
+        self._verification = ServerVerification(context, access.server_name)
+        self._connecting: Deferred[Any] | None = None
+        self._connection: UpstreamConnection | None = None
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Connect. What follows is told to the exchange."""
+        clock = self._upstream.clock
+        factory: Factory[Any] = Factory()
+        factory.noisy = False
+        factory.buildProtocol = self._build  # type: ignore[method-assign,assignment]
+        endpoint = wrapClientTLS(
+            self._verification,
+            HostnameEndpoint(
+                clock,
+                self._host.encode("ascii" if self._host.isascii() else "idna"),
+                self._port,
+                timeout=self._upstream.limits.connect_seconds,
+            ),
+        )
+        self._upstream.dialling(self)
+        self._connecting = endpoint.connect(factory)
+        self._connecting.addErrback(self._not_connected)
+
+    def cancel(self) -> None:
+        """The service ends."""
+        error = UpstreamError(503, "connect", "the service is being stopped")
+        if self._connection is not None:
+            self._connection.give_up(error)
+        elif self._connecting is not None:
+            self._connecting.cancel()
+
+    def _build(self, _: object) -> UpstreamConnection:
+        limits = self._upstream.limits
+        connection = self._connection = UpstreamConnection(
+            self._context, self._verification, self._ready, self._failed, self._upstream.closed
+        )
+        self._upstream.opened(connection)
+        self._timer = self._upstream.clock.callLater(
+            limits.handshake_seconds,
+            connection.give_up,
+            UpstreamError(504, "connect", "its TLS handshake takes too long"),
+        )
+        return connection
+
+    def _end(self) -> None:
+        self._upstream.dialled(self)
+        if self._timer is not None:
+            _cancel(self._timer)
+
+    def _ready(self, connection: UpstreamConnection) -> None:
+        self._end()
+        self._upstream.verified(connection)
+        if self._exchange.done:
+            self._upstream.release(connection, reusable=True)
+        else:
+            self._exchange.connected(connection)
+
+    def _failed(self, error: UpstreamError) -> None:
+        self._end()
+        self._exchange.failed(error, answered=False)
+
+    def _not_connected(self, failure: Failure) -> None:
+        where = f"{self._host}:{self._port}"
+        if failure.check(ConnectTimeout):
+            error = UpstreamError(504, "connect", f"no answer from {where}")
+        elif failure.check(DNSLookupError):
+            error = UpstreamError(502, "connect", f"its name {self._host} is unknown")
+        elif failure.check(ConnectError):
+            error = UpstreamError(502, "connect", f"cannot connect to {where}: {failure.value}")
+        elif failure.check(CancelledError):
+            error = UpstreamError(503, "connect", "the service is being stopped")
+        else:
+            self._log.failure("cannot dial {where}", failure, where=where)
+            error = UpstreamError(502, "connect", f"cannot connect to {where}")
+        self._failed(error)
 
 
-def _cancel(timers: list[IDelayedCall]) -> None:
-    for timer in timers:
-        if timer.active():
-            timer.cancel()
-
-
-def _factory(build: Any) -> Factory[Any]:
-    factory: Factory[Any] = Factory()
-    factory.noisy = False
-    factory.buildProtocol = lambda _: build()  # type: ignore[method-assign,assignment]
-    return factory
+def _cancel(timer: IDelayedCall) -> None:
+    if timer.active():
+        timer.cancel()
