@@ -165,5 +165,5 @@ def test_memory_is_flat_while_much_goes_to_a_slow_api_server(lab, upstream, soak
         for _ in range(total // len(PIECE)):
             client.sendall(PIECE)
         assert client.recv(65536).startswith(b"HTTP/1.1 201 ")
-    assert done.is_set()
+    assert done.wait(5)
     memory.check()
