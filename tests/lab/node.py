@@ -127,14 +127,22 @@ def cgroup_roots() -> dict[Path, str]:
 def make_cgroup(name: str) -> None:
     """Make a cgroup in every hierarchy.
 
-    :raises LabError: this is a container whose own cgroup cannot be divided.
+    :raises LabError: this is a container that may not make any.
     """
     roots = cgroup_roots()
+    if not roots:
+        raise LabError("no cgroups are mounted here; the real node wants /sys/fs/cgroup")
     for root, version in roots.items():
         # Beside version 1 the unified hierarchy has no controller that matters to containers.
         if version == "cgroup2" and "cgroup" not in roots.values():
             _hand_down_controllers(root)
-        (root / name).mkdir(exist_ok=True)
+        try:
+            (root / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise LabError(
+                f"no cgroup can be made in {root} ({error.strerror}); run the real node on the "
+                f"machine itself, or in a container that may (`docker run --privileged`)"
+            ) from error
 
 
 def _hand_down_controllers(root: Path) -> None:
