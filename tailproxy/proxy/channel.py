@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tailproxy.errors import ApiError
+from tailproxy.proxy.keepalive import watch_peer
 from tailproxy.proxy.request import Request
 from tailproxy.proxy.stream import Stream, end_writing
 from tailproxy.wire.http1 import BadRequest, Framing, check_request, upgrade_of
@@ -141,6 +142,7 @@ class HTTPChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for a request."""
+        watch_peer(self.transport)
         self._waiting_until = self.clock.seconds() + self.site.limits.header_seconds
         self._timer = self.clock.callLater(self.site.limits.header_seconds, self._check_time)
         self.site.opened(self)

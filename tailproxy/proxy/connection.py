@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import ResponseHead
+from tailproxy.proxy.keepalive import watch_peer
 from tailproxy.proxy.stream import Stream
 
 if TYPE_CHECKING:
@@ -152,9 +153,8 @@ class UpstreamConnection(Protocol):
         self._forget_message()
 
     def connectionMade(self) -> None:
-        """Small writes leave at once, and a vanished server is noticed."""
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
+        """Wait for the handshake."""
+        watch_peer(self.transport)
 
     def handshakeCompleted(self) -> None:
         """The chain is good; the name decides whether anything is sent."""

@@ -107,21 +107,25 @@ class ProxyHeaderFactory(Factory[Any]):
 class ProxyHeaderProtocol(Protocol):
     """Reads the PROXY header, then makes way for the HTTP channel.
 
-    What is wrong is closed without an answer and counted by reason.
+    What is wrong is closed without an answer and counted by reason. For a drain it is a connection
+    like those it becomes.
     """
 
     transport: Any
+    long_running = False
 
     def __init__(self, factory: ProxyHeaderFactory) -> None:
         self._factory = factory
+        self._site = factory.channels.site
+        self.listener = factory.channels.listener
         self._reader = ProxyHeaderReader()
         self._timer: IDelayedCall | None = None
         self._received = False
 
     def connectionMade(self) -> None:
         """The header has ten seconds."""
-        clock = self._factory.channels.site.clock
-        self._timer = clock.callLater(PROXY_HEADER_SECONDS, self._too_late)
+        self._timer = self._site.clock.callLater(PROXY_HEADER_SECONDS, self._too_late)
+        self._site.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Read on until the header is complete; what follows it is for the channel."""
@@ -140,6 +144,7 @@ class ProxyHeaderProtocol(Protocol):
         rest = self._reader.trailing_data
         self.transport.protocol = channel
         channel.makeConnection(self.transport)
+        self._site.closed(self)
         if rest:
             channel.dataReceived(rest)
 
@@ -148,18 +153,28 @@ class ProxyHeaderProtocol(Protocol):
         dials before it knows whether its client means it.
         """
         self._stop_timer()
+        self._site.closed(self)
         if self._received:
             self._factory.metrics.proxy_header_refused.labels("eof").inc()
+
+    def drain(self) -> None:
+        """One that has said nothing yet is closed; the others have their ten seconds."""
+        if not self._received:
+            self.end_now()
+
+    def end_now(self) -> None:
+        """The time for leaving is over."""
+        self._received = False
+        self.transport.abortConnection()
 
     def _too_late(self) -> None:
         self._timer = None
         self._refuse("timeout")
 
     def _refuse(self, reason: str) -> None:
-        self._received = False
         self._stop_timer()
         self._factory.metrics.proxy_header_refused.labels(reason).inc()
-        self.transport.abortConnection()
+        self.end_now()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

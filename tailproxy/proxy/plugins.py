@@ -20,6 +20,7 @@ from twisted.web.server import Site as WebSite
 
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import IIdentity, ResponseHead
+from tailproxy.wire.http1 import response_end_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,6 +58,8 @@ class PluginsResource:
             )
         elif request.body is None:
             _render(self._site, request, b"")
+        elif int(request.header(b"content-length") or 0) > BODY_BYTES:
+            request.refuse(_too_large())
         else:
             if request.header(b"expect").lower() == b"100-continue":
                 request.interim(ResponseHead(100, b"Continue", ()))
@@ -77,15 +80,17 @@ class _Spool:
         self._size += sum(map(len, chunks))
         if self._size > BODY_BYTES:
             self._chunks = []
-            self._request.refuse(
-                ApiError(413, "plugin-body", f"the body is larger than {BODY_BYTES} bytes")
-            )
+            self._request.refuse(_too_large())
         else:
             self._chunks += chunks
 
     def body_end(self, trailers: Sequence[Header]) -> None:
         if not self._request.gone:
             _render(self._site, self._request, b"".join(self._chunks))
+
+
+def _too_large() -> ApiError:
+    return ApiError(413, "plugin-body", f"the body is larger than {BODY_BYTES} bytes")
 
 
 def _render(site: WebSite, request: Request, body: bytes) -> None:
@@ -120,7 +125,7 @@ class _PluginChannel:
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         fields = headers.getAllRawHeaders() if isinstance(headers, Headers) else headers
         flat = [(name, value) for name, values in fields for value in values]
-        self._request.start(ResponseHead(int(code), reason, flat))
+        self._request.start(ResponseHead(int(code), reason, response_end_to_end(flat)))
 
     def write(self, data: bytes) -> None:
         self._request.write((data,))
@@ -151,9 +156,14 @@ class _PluginChannel:
         return kind("TCP", str(caller.address), caller.port)
 
     def getHost(self) -> IPv4Address | IPv6Address:
-        return IPv4Address("TCP", "127.0.0.1", 443)
+        # Address and port as the client used them, since URLs are made of them: behind serve,
+        # our socket's port is not the one that clients dial.
+        _, colon, port = self._request.header(b"host").rpartition(b":")
+        ours: IPv4Address | IPv6Address = self._request.local_address
+        return type(ours)("TCP", ours.host, int(port) if colon and port.isdigit() else 443)
 
     def isSecure(self) -> bool:
+        # Clients always come over TLS; who ended it, tailscaled or we, makes no difference.
         return True
 
     # What becomes of the client.

@@ -3,9 +3,10 @@
 Each side is the producer of the other: when one reads slowly, the other is not read. Nothing is
 kept here; what is under way is in the two transports' write buffers, which are bounded.
 
-When one side sends no more but still reads, that is passed on where the other transport can say
-so, and the other direction goes on for a while; where it cannot (TLS), both sides are closed once
-what came has been delivered, as the API server's own proxy does.
+When one side sends no more but still reads, that is passed on, and the other direction goes on for
+as long as something moves there. Over TLS only plain clients can be heard to do so: Twisted takes
+a close_notify for the end of both directions, and then both sides are closed once what came has
+been delivered, as the API server's own proxy does.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from tailproxy.interfaces import IStream, IStreamReceiver
+from tailproxy.interfaces import IStreamReceiver
+from tailproxy.proxy.stream import end_writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-# How long the other direction may be silent after one has ended, and how long a goodbye may take.
+    from tailproxy.interfaces import IStream
+
+# How long the other direction may be silent after one has ended.
 HALF_CLOSED_SECONDS = 30.0
-GOODBYE_SECONDS = 10.0
+# How long either side may take to read its last bytes and to accept the end.
+GOODBYE_SECONDS = 30.0
 
 
 @implementer(IStreamReceiver, IPushProducer)
@@ -104,12 +109,11 @@ class Relay:
 
     def half_closed(self, sink: Any) -> None:
         """One side sends no more: say so to the other, and wait for its last words."""
-        lose_write = getattr(sink, "loseWriteConnection", None)
-        if lose_write is None or (self._up.ended and self._down.ended):
+        if self._up.ended and self._down.ended:
             self.close()
             return
         sink.unregisterProducer()
-        lose_write()
+        end_writing(sink)
         self._await_silence()
 
     def _await_silence(self) -> None:

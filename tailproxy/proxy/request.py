@@ -209,6 +209,11 @@ class Request:
         return self.target.partition(b"?")[0]
 
     @property
+    def local_address(self) -> Any:
+        """Our end of the connection, as Twisted's `IAddress`."""
+        return self._channel.transport.getHost()
+
+    @property
     def started(self) -> bool:
         """Whether the head of the answer has been written."""
         return self._started

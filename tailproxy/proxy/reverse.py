@@ -20,6 +20,7 @@ from tailproxy.policy.decide import Mode, Refusal, RequestHead, decide
 from tailproxy.policy.headers import check_outgoing, outgoing
 from tailproxy.policy.identity import Unsendable
 from tailproxy.proxy.relay import Relay
+from tailproxy.proxy.watch import events_of
 from tailproxy.wire.http1 import response_end_to_end
 from tailproxy.wire.requestinfo import is_long_running, request_info
 
@@ -33,10 +34,14 @@ if TYPE_CHECKING:
     from tailproxy.policy.decide import Rules
     from tailproxy.policy.identity import Identity
     from tailproxy.proxy.request import Request
+    from tailproxy.proxy.watch import FramedEvents, JSONEvents
     from tailproxy.wire.http1 import Header
 
-# A watch is ended between two events: behind a line of JSON, or when nothing has come for so long.
+# A watch whose events we cannot tell apart is ended when nothing has come for so long.
 QUIET_SECONDS = 0.1
+# What no trailer may say: it would come behind our back (RFC 9110, 6.5.1).
+_NEVER_TRAILERS = frozenset((b"content-length", b"host", b"authorization", b"x-real-ip"))
+_NEVER_TRAILER_PREFIXES = (b"impersonate-", b"x-remote-", b"x-forwarded-")
 
 log = Logger()
 
@@ -130,19 +135,18 @@ class Forwarding:
 
     __slots__ = (
         "_clock",
-        "_draining",
+        "_events",
         "_exchange",
-        "_lines",
+        "_leaving",
         "_metrics",
         "_producing",
         "_quiet",
-        "_relay",
         "_request",
         "_sent",
         "_session",
         "_upstream",
+        "_watch",
         "long_running",
-        "watch",
     )
 
     def __init__(self, proxy: ReverseProxyResource, request: Request, session: str) -> None:
@@ -152,14 +156,13 @@ class Forwarding:
         self._request = request
         self._session = session
         self._exchange: IExchange | None = None
-        self._relay: Relay | None = None
         self._producing = False
-        self._draining = False
+        self._leaving = False
         self._sent = False
-        self._lines = False
+        self._events: JSONEvents | FramedEvents | None = None
         self._quiet: IDelayedCall | None = None
         info = request_info(request.method, request.target)
-        self.watch = info.verb == "watch"
+        self._watch = info.verb == "watch"
         self.long_running = is_long_running(info)
 
     def start(self, headers: list[Header]) -> None:
@@ -193,7 +196,7 @@ class Forwarding:
     def body_end(self, trailers: Sequence[Header]) -> None:
         """The client has sent all of it."""
         if self._exchange is not None:
-            self._exchange.end_body(trailers)
+            self._exchange.end_body(_safe_trailers(trailers) if trailers else trailers)
 
     # The answer.
 
@@ -209,31 +212,32 @@ class Forwarding:
 
     def response_head(self, head: ResponseHead) -> None:
         """The answer begins."""
-        self._lines = any(
-            name.lower() == b"content-type" and value.startswith(b"application/json")
-            for name, value in head.headers
-        )
         self._request.start(_for_client(head))
-        if self._draining:
-            self.drain()
+        if self._watch:
+            self._events = events_of(head.headers)
+            if self._request.draining:
+                self.drain()
 
     def response_body(self, chunks: Sequence[bytes]) -> None:
         """Pass a part of the body on, at once."""
         if not self._producing:
             self._producing = True
             self._request.register_producer(self)
+        if self._events is not None:
+            chunks = (b"".join(chunks),)
+            end = self._events.last_end(chunks[0])
+            if self._leaving and end:
+                self._request.write((chunks[0][:end],))
+                self._end_watch()
+                return
         self._request.write(chunks)
         if self._quiet is not None:
-            if self._lines and chunks[-1].endswith(b"\n"):
-                self._quiet.cancel()
-                self._end_watch()
-            else:
-                self._quiet.reset(QUIET_SECONDS)
+            self._quiet.reset(QUIET_SECONDS)
 
     def response_end(self, trailers: Sequence[Header]) -> None:
         """The answer is complete."""
         self._stop()
-        self._request.finish(trailers)
+        self._request.finish(_safe_trailers(trailers) if trailers else trailers)
 
     def response_switched(self, head: ResponseHead, stream: IStream, early: bytes) -> None:
         """Both connections become one stream."""
@@ -272,12 +276,19 @@ class Forwarding:
 
     def drain(self) -> None:
         """End a watch between two events; its client begins a new one elsewhere."""
-        self._draining = True
-        if self.watch and self._request.started and self._quiet is None:
-            self._quiet = self._clock.callLater(QUIET_SECONDS, self._end_watch)
+        if not self._watch or not self._request.started or self._leaving:
+            return  # `response_head` looks again
+        self._leaving = True
+        if self._events is None:
+            self._quiet = self._clock.callLater(QUIET_SECONDS, self._quiet_now)
+        elif self._events.between:
+            self._end_watch()
+
+    def _quiet_now(self) -> None:
+        self._quiet = None
+        self._end_watch()
 
     def _end_watch(self) -> None:
-        self._quiet = None
         exchange = self._exchange
         if exchange is not None:
             self._stop()
@@ -307,6 +318,15 @@ class Forwarding:
         if self._producing:
             self._producing = False
             self._request.unregister_producer()
+
+
+def _safe_trailers(trailers: Sequence[Header]) -> list[Header]:
+    return [
+        field
+        for field in response_end_to_end(trailers)
+        if (name := field[0].lower()) not in _NEVER_TRAILERS
+        and not name.startswith(_NEVER_TRAILER_PREFIXES)
+    ]
 
 
 def _for_client(head: ResponseHead) -> ResponseHead:

@@ -55,7 +55,7 @@ class DataPlane(MultiService):
         Service.stopService(self)
         await self.drain()
         await DeferredList([listener.stopService() for listener in self._listeners])
-        self._upstream.stopService()
+        await self._upstream.stopService()
         self._log.info("drained")
 
     def check(self) -> CheckResult:

@@ -12,12 +12,28 @@ from zope.interface import implementer
 from tailproxy.interfaces import IDrainable
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from tailproxy.interfaces import DrainTimes, IAuditSink
     from tailproxy.metrics import Metrics
-    from tailproxy.proxy.channel import HTTPChannel
     from tailproxy.proxy.request import Request
+
+    class Connection(Protocol):
+        """A client's connection, in whatever phase."""
+
+        @property
+        def listener(self) -> str:
+            """Name of the listener that took it."""
+
+        @property
+        def long_running(self) -> bool:
+            """Whether it carries something that has no end of its own."""
+
+        def drain(self) -> None:
+            """Take no more requests; end what never ends by itself."""
+
+        def end_now(self) -> None:
+            """The time for leaving is over."""
 
     class Root(Protocol):
         """The part of `IResource` that is used on the root and on the leaves."""
@@ -65,22 +81,20 @@ class Site:
         self.draining = False
         self._metrics = metrics
         self._times = times
-        self._channels: set[HTTPChannel] = set()
-        self._empty: list[Deferred[None]] = []
+        self._channels: set[Connection] = set()
+        self._waiting: list[Deferred[None]] = []
+        self._deadlines: list[IDelayedCall] = []
 
-    def opened(self, channel: HTTPChannel) -> None:
+    def opened(self, channel: Connection) -> None:
         """A connection begins."""
         self._channels.add(channel)
         self._metrics.connections.labels(channel.listener).inc()
 
-    def closed(self, channel: HTTPChannel) -> None:
+    def closed(self, channel: Connection) -> None:
         """A connection has ended."""
         self._channels.discard(channel)
         self._metrics.connections.labels(channel.listener).dec()
-        if not self._channels:
-            waiting, self._empty = self._empty, []
-            for deferred in waiting:
-                deferred.callback(None)
+        self._look()
 
     def drain(self) -> Deferred[None]:
         """Close what is idle, end watches at an event's end, let the rest finish in its time.
@@ -91,24 +105,25 @@ class Site:
             self.draining = True
             self._metrics.draining.set(1)
             self._log.info("draining {connections} connections", connections=len(self._channels))
+            self._deadlines = [
+                self.clock.callLater(self._times.requests, self._end, long_running=False),
+                self.clock.callLater(self._times.streams, self._end, long_running=True),
+            ]
             for channel in list(self._channels):
                 channel.drain()
         done: Deferred[None] = Deferred()
-        if not self._channels:
-            done.callback(None)
-            return done
-        self._empty.append(done)
-        calls = [
-            self.clock.callLater(self._times.requests, self._end, long_running=False),
-            self.clock.callLater(self._times.streams, self._end, long_running=True),
-        ]
+        self._waiting.append(done)
+        self._look()
+        return done
 
-        def ended(_: None) -> None:
-            for call in calls:
+    def _look(self) -> None:
+        if self.draining and not self._channels:
+            for call in self._deadlines:
                 if call.active():
                     call.cancel()
-
-        return done.addCallback(ended)
+            waiting, self._waiting = self._waiting, []
+            for deferred in waiting:
+                deferred.callback(None)
 
     def _end(self, *, long_running: bool) -> None:
         late = [c for c in self._channels if long_running or not c.long_running]

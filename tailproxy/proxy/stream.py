@@ -37,7 +37,8 @@ class Stream:
     def deliver_to(self, receiver: IStreamReceiver) -> None:
         """From now on the bytes go there, first those that came early."""
         # Before anything is delivered, so that a receiver that wants to wait has the last word.
-        self.transport.resumeProducing()
+        if not self._half_closed:
+            self.transport.resumeProducing()
         self._receiver = receiver
         early, self._early = self._early, b""
         if early:

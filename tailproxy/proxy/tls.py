@@ -35,6 +35,11 @@ class ServerTLS:
     def __init__(self, certificates: ICertificateSource) -> None:
         self._certificates = certificates
         self._contexts: dict[KeyPair, SSL.Context] = {}
+        # Without a certificate there is no cipher in common: the handshake ends at once, unless
+        # there is one for the name that the client asks for.
+        self._bare = SSL.Context(SSL.TLS_SERVER_METHOD)
+        self._bare.set_min_proto_version(SSL.TLS1_2_VERSION)
+        self._bare.set_tlsext_servername_callback(self._choose)
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection in accept state."""
@@ -45,8 +50,7 @@ class ServerTLS:
     def _context(self, server_name: str | None) -> SSL.Context:
         pair = self._certificates.pair(server_name)
         if pair is None:
-            # Without a certificate there is no cipher in common: the handshake ends at once.
-            return SSL.Context(SSL.TLS_SERVER_METHOD)
+            return self._bare
         context = self._contexts.get(pair)
         if context is None:
             while len(self._contexts) >= _CONTEXTS:

@@ -24,6 +24,7 @@ from tailproxy.metrics import Metrics
 from tailproxy.policy.decide import ClientImpersonation, Mode, Rules
 from tailproxy.policy.grants import Grants
 from tailproxy.policy.identity import Caller, Identity
+from tailproxy.proxy.channel import HTTPChannel
 from tailproxy.proxy.listener import (
     ChannelFactory,
     Listener,
@@ -184,6 +185,14 @@ class Plane:
         if tls is not None:
             wire.transport.startTLS(tls)
         return wire
+
+    async def channel(self) -> HTTPChannel:
+        """The only client connection, once its PROXY header was read."""
+        await eventually(
+            lambda: [c for c in self.site._channels if isinstance(c, HTTPChannel)] != []
+        )
+        [channel] = self.site._channels
+        return channel
 
     async def answered(self, count: int = 1, seconds: float = 5.0) -> list[AccessRecord]:
         """The access records, once there are so many."""

@@ -158,7 +158,7 @@ class TestMalformedRequest:
         assert json.loads(body)["code"] == code
         client.take()
         client.send(GET)
-        [channel] = plane.site._channels
+        channel = await plane.channel()
         await eventually(lambda: channel._discarded >= len(GET))
         clock.advance(LINGER_SECONDS + 1)
         assert await client.ends() == b""
@@ -199,7 +199,7 @@ class TestPipelinedRequest:
         await server.receives(b"\r\n\r\n")
         server.take()
         client.send(GET)
-        [channel] = plane.site._channels
+        channel = await plane.channel()
         await eventually(lambda: channel._pipelined)
         server.send(OK)
         assert (await client.ends()).count(b"HTTP/1.1") == 1
@@ -270,7 +270,7 @@ class TestKeepAlive:
         clock = Clock()
         plane = make_plane(clock=clock)
         client = await plane.client()
-        await eventually(lambda: plane.site._channels)
+        await plane.channel()
         clock.advance(11)
         assert await client.ends() == b""
         assert plane.audit.records == []
@@ -279,8 +279,7 @@ class TestKeepAlive:
         clock = Clock()
         plane = make_plane(clock=clock)
         client = await plane.client()
-        await eventually(lambda: plane.site._channels)
-        [channel] = plane.site._channels
+        channel = await plane.channel()
         for number in range(9):
             client.send(b"GET /x HT"[number : number + 1])
             await eventually(lambda count=number + 1: channel._head_size == count)
@@ -353,7 +352,7 @@ class TestRefusedUpload:
         client = await plane.client("100.64.99.99")
         client.send(post(b"Content-Length: 99999999"))
         await client.receives(b"}")
-        [channel] = plane.site._channels
+        channel = await plane.channel()
         for number in range(1, 12):
             client.send(b"x" * 10)
             await eventually(lambda count=number: channel._discarded >= 10 * count or client.lost)
