@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from tests.proxy.plane import Plane, new_server
+from tests.proxy.servers import Server
 
 
 def _open() -> set[object]:
@@ -40,8 +41,8 @@ def make_plane(nothing_left):  # noqa: ARG001 - what it checks must come after o
     """Make a data plane with a played API server; both end with the test."""
     planes = []
 
-    def make(**options) -> Plane:
-        plane = Plane(new_server(), **options)
+    def make(server: Server | None = None, **options) -> Plane:
+        plane = Plane(server or new_server(), **options)
         plane.start()
         planes.append(plane)
         return plane

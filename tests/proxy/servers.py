@@ -57,7 +57,14 @@ class Authority:
     def pem(self) -> bytes:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, *names: str, days: int = 10) -> tuple[object, object]:
+    def issue(
+        self,
+        *names: str,
+        days: int = 10,
+        first_day: int = -1,
+        self_signed: bool = False,
+        for_clients: bool = False,
+    ) -> tuple[object, object]:
         """A certificate for host names or addresses, and its key; `days` may be negative."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
@@ -70,14 +77,23 @@ class Authority:
         certificate = (
             x509.CertificateBuilder()
             .subject_name(_name(names[0]))
-            .issuer_name(self.name)
+            .issuer_name(_name(names[0]) if self_signed else self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=20 if days < 0 else 1))
+            .not_valid_before(now + timedelta(days=-20 if days < 0 else first_day))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName(sans), critical=False)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .sign(self.key, hashes.SHA256())
+            .add_extension(
+                x509.ExtendedKeyUsage(
+                    [
+                        ExtendedKeyUsageOID.CLIENT_AUTH
+                        if for_clients
+                        else ExtendedKeyUsageOID.SERVER_AUTH
+                    ]
+                ),
+                critical=False,
+            )
+            .sign(key if self_signed else self.key, hashes.SHA256())
         )
         return certificate, key
 
@@ -214,17 +230,25 @@ class Wire(Protocol):
 class Server:
     """A TLS (or plain) server whose connections the test plays by hand."""
 
-    def __init__(self, authority: Authority, *names: str, days: int = 10) -> None:
+    def __init__(
+        self, authority: Authority, *names: str, newest: int | None = None, **certificate: object
+    ) -> None:
         self.authority = authority
         self.connections: list[Wire] = []
-        self._names = names or ("127.0.0.1", "localhost")
-        self._days = days
+        self.names = names or ("127.0.0.1", "localhost")
+        self._newest = newest
+        self._certificate = certificate
         self._waiting: list[Deferred[Wire]] = []
         self._port: object = None
 
     def start(self) -> None:
-        certificate, key = self.authority.issue(*self._names, days=self._days)
+        certificate, key = self.authority.issue(*self.names, **self._certificate)
         options = CertificateOptions(privateKey=key, certificate=certificate)
+        if self._newest is not None:
+            context = options.getContext()
+            context.set_min_proto_version(self._newest)
+            context.set_max_proto_version(self._newest)
+            context.set_cipher_list(b"ALL:@SECLEVEL=0")
         factory = Factory()
         factory.noisy = False
         factory.buildProtocol = self._build
