@@ -26,11 +26,11 @@ def open_ports(lab) -> list[int]:
     return sorted(ports)
 
 
-def through_tailnet(lab, caller: str, address: str, port: int, data: bytes) -> bytes:
+def through_tailnet(lab, node, address: str, port: int, data: bytes) -> bytes:
     """What a port of a tailnet node answers to some bytes of another node."""
-    url = urlsplit(lab.tailnet.nodes[caller].http_proxy)
-    sock = lab.cluster.network.connect((url.hostname, url.port), timeout=3)
-    with sock:
+    url = urlsplit(node.http_proxy)
+    answer = b""
+    with lab.cluster.network.connect((url.hostname, url.port), timeout=3) as sock:
         try:
             host = f"[{address}]" if ":" in address else address
             sock.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
@@ -38,41 +38,41 @@ def through_tailnet(lab, caller: str, address: str, port: int, data: bytes) -> b
             if b" 200 " not in head.split(b"\r\n")[0]:
                 return b""
             sock.sendall(data)
-            answer = b""
             while part := sock.recv(65536):
                 answer += part
         except OSError:
-            return answer if "answer" in locals() else b""
-        return answer
+            return answer
+    return answer
+
+
+@pytest.fixture
+def forger(lab):
+    """A device of mallory's from which every port of the proxy node can be reached."""
+    before = lab.tailnet.policy
+    node = lab.tailnet.add_node("forger", user="mallory@example.com")
+    lab.tailnet.allow("*", src="mallory@example.com")
+    yield node
+    node.stop()
+    lab.tailnet.set_policy(before)
 
 
 @pytest.mark.timeout(300)
-def test_forged_proxy_header_from_the_tailnet_never_becomes_an_identity(lab, proxy):
-    before = lab.tailnet.policy
+def test_forged_proxy_header_from_the_tailnet_never_becomes_an_identity(lab, proxy, forger):
     node = lab.tailnet.nodes["proxy"]
     ports = open_ports(lab)
     assert proxy.listeners["serve"][1] in ports
     assert proxy.listeners["loopback"][1] in ports
     reached = 0
-    try:
-        lab.tailnet.allow("*", src="mallory@example.com")
-        for address in node.addresses:
-            for port in ports:
-                request = (
-                    f"GET /api/v1/namespaces/{MARK}/pods HTTP/1.1\r\n"
-                    f"Host: kube\r\nConnection: close\r\n\r\n"
-                ).encode()
-                answer = through_tailnet(
-                    lab,
-                    "mallory",
-                    address,
-                    port,
-                    proxy_header(address_of(lab, "alice")) + request,
-                )
-                reached += bool(answer)
-                assert b"PodList" not in answer, f"port {port} of {address}"
-    finally:
-        lab.tailnet.set_policy(before)
+    request = (
+        f"GET /api/v1/namespaces/{MARK}/pods HTTP/1.1\r\nHost: kube\r\nConnection: close\r\n\r\n"
+    ).encode()
+    for address in node.addresses:
+        for port in ports:
+            answer = through_tailnet(
+                lab, forger, address, port, proxy_header(address_of(lab, "alice")) + request
+            )
+            reached += bool(answer)
+            assert b"PodList" not in answer, f"port {port} of {address}"
     assert reached, "no port was reached at all: the test shows nothing"
     users = {
         json.loads(line).get("impersonatedUser", {}).get("username")

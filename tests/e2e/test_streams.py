@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,13 +62,22 @@ def test_kubectl_does_it_through_tailproxy(lab, tmp_path, client, operation):
     operation(scene_of(lab, tmp_path, client))
 
 
+def sessions(proxy, before: int) -> list[dict]:
+    lines = [json.loads(line) for line in proxy.log.read_text().splitlines()[before:]]
+    return [line for line in lines if str(line.get("path", "")).endswith("/pods/shell/exec")]
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_kubectl_speaks_the_protocol_it_was_chosen_for(lab, proxy, tmp_path, client):
     """Otherwise the list above would show less than it says."""
     before = len(proxy.log.read_text().splitlines())
     scene_of(lab, tmp_path, client).exec("true")
-    lines = [json.loads(line) for line in proxy.log.read_text().splitlines()[before:]]
-    [line] = [line for line in lines if str(line.get("path", "")).endswith("/pods/shell/exec")]
+    deadline = time.monotonic() + 5
+    # The line is written when the stream has ended, which kubectl does not wait for.
+    while not (found := sessions(proxy, before)):
+        assert time.monotonic() < deadline, "the session is not in the access log"
+        time.sleep(0.02)
+    [line] = found
     assert line["upgrade"] == PROTOCOLS[client]
     assert line["status"] == 101
     assert line["user"] == "alice@example.com"
