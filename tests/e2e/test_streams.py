@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,11 +26,15 @@ PROTOCOLS = {"1.27-spdy": "SPDY/3.1", "1.36-websocket": "websocket", "1.36-spdy"
 
 
 def others() -> list[Path]:
-    """Any kubectl that this machine has of its own, such as kubectl.1.30 of a cloud SDK."""
-    folders = map(Path, os.get_exec_path())
-    found = [f for folder in folders if folder.is_dir() for f in folder.iterdir()]
-    # Once each, however many names lead there.
-    return sorted({f.resolve() for f in found if re.fullmatch(r"kubectl(\.\d+\.\d+)?", f.name)})
+    """Any kubectl that this machine has of its own.
+
+    Some packages put several generations beside one another, as kubectl.1.30; a plain kubectl
+    there only chooses among them.
+    """
+    start = [Path(folder, "kubectl") for folder in os.get_exec_path()]
+    folders = {file.resolve().parent for file in start if file.exists()}
+    found = sorted(file for folder in folders for file in folder.glob("kubectl.1.*"))
+    return found or sorted({file.resolve() for file in start if file.exists()})
 
 
 def scene_of(lab, folder: Path, client: str) -> Scene:
