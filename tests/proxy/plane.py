@@ -194,6 +194,14 @@ class Plane:
         [channel] = self.site._channels
         return channel
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that the proxy itself holds for slow readers."""
+        sockets = [c.transport for c in self.site._channels]
+        sockets += [c.transport for c in self.upstream._open]
+        sockets = [getattr(each, "transport", each) for each in sockets]
+        return sum(len(each.dataBuffer) + each._tempDataLen for each in sockets)
+
     async def answered(self, count: int = 1, seconds: float = 5.0) -> list[AccessRecord]:
         """The access records, once there are so many."""
         await eventually(lambda: len(self.audit.records) >= count, seconds)

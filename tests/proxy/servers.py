@@ -6,6 +6,7 @@ plain sockets driven by the reactor, so that a test can send exactly what it wan
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -20,7 +21,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
@@ -159,6 +160,43 @@ class Access:
         self.rejections += 1
 
 
+class Digest:
+    """Counts and digests the bytes of a body.
+
+    :param chunked: in chunks, whose framing does not count.
+    """
+
+    def __init__(self, *, chunked: bool) -> None:
+        self.count = 0
+        self._hash = hashlib.sha256()
+        self._chunked = chunked
+        self._left = 0
+        self._line = b""
+
+    def add(self, data: bytes) -> None:
+        """The next bytes from the wire."""
+        while self._chunked and data:
+            if self._left:
+                piece, data = data[: self._left], data[self._left :]
+                self._left -= len(piece)
+                self._take(piece)
+                continue
+            line, end, data = (self._line + data).partition(b"\n")
+            self._line = b"" if end else line
+            if end and line != b"\r":
+                self._left = int(line, 16)
+        if not self._chunked:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        self.count += len(data)
+        self._hash.update(data)
+
+    def digest(self) -> bytes:
+        """Of everything that came."""
+        return self._hash.digest()
+
+
 class Wire(Protocol):
     """One end of a connection: everything that came is in `received`."""
 
@@ -167,6 +205,7 @@ class Wire(Protocol):
         self.made = False
         self.lost = False
         self.reason = None
+        self._digest: Digest | None = None
         self._waiting: list[tuple[object, Deferred[None]]] = []
 
     def connectionMade(self) -> None:
@@ -174,8 +213,17 @@ class Wire(Protocol):
         self._wake()
 
     def dataReceived(self, data: bytes) -> None:
-        self.received += data
+        if self._digest is None:
+            self.received += data
+        else:
+            self._digest.add(data)
         self._wake()
+
+    def digests(self, *, chunked: bool = False) -> Digest:
+        """From now on only count what comes and take its digest; for floods."""
+        self._digest = Digest(chunked=chunked)
+        self._digest.add(self.take())
+        return self._digest
 
     def connectionLost(self, reason: object = None) -> None:
         self.lost = True
@@ -200,12 +248,17 @@ class Wire(Protocol):
             await deferred
         except DeferredTimeout:
             raise AssertionError(
-                f"it did not happen within {seconds} s; received so far: {self.received[-2000:]!r}"
+                f"it did not happen within {seconds} s; received so far: {self.received[-500:]!r}"
             ) from None
 
     async def receives(self, part: bytes, seconds: float = 5.0) -> bytes:
         """Wait for some bytes, and return everything so far."""
         await self.until(lambda: part in self.received, seconds)
+        return self.received
+
+    async def ends_with(self, part: bytes) -> bytes:
+        """Wait until that is the last thing that came, and return everything so far."""
+        await self.until(lambda: self.received.endswith(part))
         return self.received
 
     async def ends(self, seconds: float = 5.0) -> bytes:
@@ -225,6 +278,68 @@ class Wire(Protocol):
         """Return what has come, and forget it."""
         data, self.received = self.received, b""
         return data
+
+
+@implementer(IPushProducer)
+class Flood:
+    """Sends a lot as fast as it is taken.
+
+    :param wire: from here.
+    :param size: in bytes.
+    :param frame: how each piece is written, as chunks of HTTP are.
+    """
+
+    PIECE = 65536
+
+    def __init__(self, wire: Wire, size: int, frame: object = bytes) -> None:
+        self.size = size
+        self.sent = 0
+        self._wire = wire
+        self._frame = frame
+        self._hash = hashlib.sha256()
+        self._paused = False
+        self._stopped = False
+        wire.transport.registerProducer(self, True)
+        reactor.callLater(0, self._go)
+
+    def _go(self) -> None:
+        while not self._paused and not self._stopped and self.sent < self.size:
+            # Different all the time, so that nothing lost or swapped goes unnoticed.
+            piece = hashlib.sha256(b"%d" % self.sent).digest() * (self.PIECE // 32)
+            self._hash.update(piece)
+            self.sent += len(piece)
+            self._wire.send(self._frame(piece))
+            if self._wire.transport.disconnecting:
+                return
+        if self.sent == self.size and not self._stopped:
+            self._stopped = True
+            self._wire.transport.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        if self._paused:
+            self._paused = False
+            reactor.callLater(0, self._go)
+
+    def stopProducing(self) -> None:
+        self._stopped = True
+
+    def digest(self) -> bytes:
+        """Of everything, once all of it is sent."""
+        assert self.sent == self.size
+        return self._hash.digest()
+
+    async def stalls(self) -> int:
+        """Wait until nothing more is taken; how much was."""
+        before = -1
+        while before != self.sent:
+            before = self.sent
+            for _ in range(20):
+                await deferLater(reactor, 0.005)
+        assert self.sent < self.size
+        return self.sent
 
 
 class Server:

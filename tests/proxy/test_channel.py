@@ -99,6 +99,11 @@ MALFORMED = {
     "a chunk that ends with LF": (400, post(CHUNKED, body=b"3\nabc\n0\n\n")),
     "a chunk longer than its size": (400, post(CHUNKED, body=b"3\r\nabcd\r\n0\r\n\r\n")),
     "a folded trailer": (400, post(CHUNKED, body=b"0\r\nX-A: b\r\n c\r\n\r\n")),
+    "a length among the trailers": (400, post(CHUNKED, body=b"0\r\nContent-Length: 5\r\n\r\n")),
+    "a coding among the trailers": (
+        400,
+        post(CHUNKED, body=b"0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    ),
     "an absolute target": (400, b"GET http://kube/x HTTP/1.1\r\nHost: kube\r\n\r\n"),
     "an absolute target that is an exec (dp_T3)": (
         400,

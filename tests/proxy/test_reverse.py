@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from twisted.internet.defer import Deferred
+
+from tailproxy.policy.decide import ClientImpersonation, Mode
 from tests.proxy.plane import ADA, STRANGER
+from tests.proxy.servers import Flood, eventually
 
 GET = b"GET /api/v1/pods?limit=5 HTTP/1.1\r\nHost: kube\r\nUser-Agent: t\r\n\r\n"
 
@@ -150,3 +155,241 @@ async def test_upgrade_joins_both_connections_with_the_early_bytes_of_each(plane
     assert plane.metric("tailproxy_sessions_active", protocol="spdy", subresource="exec") == 0
     [record] = plane.audit.records
     assert (record.status, record.sent, record.received) == (101, 14, 10)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def test_target_goes_up_byte_for_byte(plane):
+    """dp_T4"""
+    client = await plane.client()
+    target = b"/api/v1/namespaces/d/services/https:s:443/proxy//a/../%2e/b;c?x=1;y=%zz&&q="
+    client.send(b"GET %b HTTP/1.1\r\nHost: kube\r\n\r\n" % target)
+    server = await plane.server.connection()
+    assert (await server.receives(b"\r\n\r\n")).startswith(b"GET %b HTTP/1.1\r\n" % target)
+
+
+async def test_prefix_of_the_servers_url_comes_first(make_plane):
+    plane = make_plane()
+    plane.access.prefix = b"/k8s/clusters/c1"
+    client = await plane.client()
+    client.send(GET)
+    server = await plane.server.connection()
+    assert (await server.receives(b"\r\n\r\n")).startswith(b"GET /k8s/clusters/c1/api/v1/pods?")
+
+
+async def test_planted_identity_never_goes_up(make_plane):
+    plane = make_plane(client_impersonation=ClientImpersonation.STRIP)
+    client = await plane.client()
+    client.send(
+        b"GET /x HTTP/1.1\r\nHost: k\r\nConnection: Impersonate-User, Authorization\r\n"
+        b"authorization: Bearer mine\r\nIMPERSONATE-USER: root\r\nImpersonate-Extra-a: b\r\n"
+        b"X-Remote-User: root\r\nX-Real-Ip: 1.2.3.4\r\nX-Forwarded-For: 1.2.3.4\r\n"
+        b"Forwarded: for=1.2.3.4\r\n\r\n"
+    )
+    server = await plane.server.connection()
+    head = await server.receives(b"\r\n\r\n")
+    for planted in (b"mine", b"root", b"1.2.3.4", b"xtra"):
+        assert planted not in head
+    assert head.count(b"Impersonate-User: ada@corp.example\r\n") == 1
+
+
+async def test_trailers_cannot_plant_anything_either(plane):
+    client = await plane.client()
+    client.send(
+        b"POST /x HTTP/1.1\r\nHost: k\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n!\r\n0\r\n"
+        b"X-Sum: 1\r\nImpersonate-User: root\r\nauthorization: x\r\nHost: y\r\n"
+        b"Connection: close\r\nX-Remote-User: root\r\n\r\n"
+    )
+    server = await plane.server.connection()
+    assert (await server.receives(b"\r\n0\r\n")).endswith(b"1\r\n!\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
+async def test_noauth_leaves_the_clients_credentials_alone(make_plane):
+    plane = make_plane(mode=Mode.NOAUTH)
+    client = await plane.client()
+    lines = (
+        b"Authorization: Bearer mine\r\nImpersonate-User: bob\r\nImpersonate-Group: a\r\n"
+        b"Impersonate-Uid: 7\r\nImpersonate-Extra-a: b\r\n"
+    )
+    client.send(b"GET /x HTTP/1.1\r\nHost: k\r\n" + lines + b"\r\n")
+    server = await plane.server.connection()
+    head = await server.receives(b"\r\n\r\n")
+    assert lines in head
+    assert b"ada@" not in head
+    assert b"our-token" not in head
+
+
+async def test_many_bodies_of_odd_sizes_arrive_whole(plane):
+    client = await plane.client()
+    for size in (0, 1, 16383, 65536, 300_001):
+        body = bytes(range(256)) * (size // 256 + 1)
+        body = body[:size]
+        client.send(b"PUT /x HTTP/1.1\r\nHost: k\r\nContent-Length: %d\r\n\r\n%b" % (size, body))
+        server = await plane.server.connection()
+        await server.ends_with(b"\r\n\r\n" + body)
+        server.take()
+        server.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, body))
+        await client.ends_with(b"\r\n\r\n" + body)
+        client.take()
+    assert [(r.received, r.sent) for r in plane.audit.records] == [
+        (size, size) for size in (0, 1, 16383, 65536, 300_001)
+    ]
+
+
+class TestFlood:
+    """64 MiB into a side that does not read: held back, and nothing lost."""
+
+    SIZE = 64 * 1024 * 1024
+
+    @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+    async def test_download(self, plane, chunked):
+        client = await plane.client()
+        client.send(GET)
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % self.SIZE
+        server.send(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % framing)
+        await client.receives(b"\r\n\r\n")
+        client.take()
+        client.transport.pauseProducing()
+        flood = Flood(server, self.SIZE, chunk if chunked else bytes)
+        assert await flood.stalls() < 16 * 1024 * 1024
+        assert plane.buffered < 512 * 1024
+        reader = client.digests(chunked=chunked)
+        client.transport.resumeProducing()
+        await client.until(lambda: reader.count == self.SIZE, 60)
+        assert reader.digest() == flood.digest()
+        if chunked:
+            server.send(b"0\r\n\r\n")
+        [record] = await plane.answered()
+        assert (record.status, record.sent) == (200, self.SIZE)
+
+    @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+    async def test_upload(self, plane, chunked):
+        client = await plane.client()
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % self.SIZE
+        client.send(b"POST /x HTTP/1.1\r\nHost: k\r\n%b\r\n\r\n" % framing)
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        server.take()
+        server.transport.pauseProducing()
+        flood = Flood(client, self.SIZE, chunk if chunked else bytes)
+        assert await flood.stalls() < 16 * 1024 * 1024
+        assert plane.buffered < 512 * 1024
+        reader = server.digests(chunked=chunked)
+        server.transport.resumeProducing()
+        await server.until(lambda: reader.count == self.SIZE, 60)
+        assert reader.digest() == flood.digest()
+        if chunked:
+            client.send(b"0\r\n\r\n")
+        server.send(OK)
+        await client.receives(b"ok")
+        [record] = plane.audit.records
+        assert (record.status, record.received) == (200, self.SIZE)
+
+    async def test_while_nobody_knows_who_is_calling(self, plane):
+        plane.resolver.hold = Deferred()
+        client = await plane.client()
+        client.send(b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: %d\r\n\r\n" % self.SIZE)
+        flood = Flood(client, self.SIZE)
+        assert await flood.stalls() < 16 * 1024 * 1024
+        channel = await plane.channel()
+        assert sum(map(len, channel._request.body._chunks)) <= 2 * 65536
+        plane.resolver.hold.callback(None)
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        reader = server.digests()
+        await server.until(lambda: reader.count > self.SIZE, 60)
+
+    async def test_of_which_the_client_takes_nothing_any_more_ends_upstream(self, plane):
+        client = await plane.client()
+        client.send(GET)
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        server.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.SIZE)
+        client.transport.pauseProducing()
+        flood = Flood(server, self.SIZE)
+        await flood.stalls()
+        client.transport.abortConnection()
+        await server.ends(1.0)
+        [record] = plane.audit.records
+        assert record.status == 200
+        assert record.sent < self.SIZE
+
+
+class TestClientGone:
+    """Whenever a client goes, everything made for it goes too, and there is one record."""
+
+    async def test_from_a_watch(self, plane):
+        """dp_T8"""
+        client = await plane.client()
+        client.send(b"GET /api/v1/pods?watch=1 HTTP/1.1\r\nHost: kube\r\n\r\n")
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        server.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.receives(b"\r\n\r\n")
+        client.transport.loseConnection()
+        await server.ends(1.0)
+        [record] = plane.audit.records
+        assert (record.status, record.verb, record.denied) == (200, "watch", "")
+
+    async def test_before_the_answer(self, plane):
+        client = await plane.client()
+        client.send(GET)
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        client.transport.loseWriteConnection()
+        await server.ends(1.0)
+        await client.ends()
+        assert [r.status for r in plane.audit.records] == [499]
+
+    async def test_in_the_middle_of_an_upload(self, plane):
+        client = await plane.client()
+        client.send(b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: 9\r\n\r\nabc")
+        server = await plane.server.connection()
+        await server.receives(b"abc")
+        client.transport.abortConnection()
+        await server.ends(1.0)
+        assert [(r.status, r.received) for r in plane.audit.records] == [(499, 3)]
+
+    async def test_while_nobody_knows_who_it_is(self, plane):
+        plane.resolver.hold = Deferred()
+        client = await plane.client()
+        client.send(GET)
+        await eventually(lambda: plane.resolver.asked)
+        client.transport.abortConnection()
+        await plane.answered()
+        plane.resolver.hold.callback(None)
+        assert [(r.status, r.user) for r in plane.audit.records] == [(499, "")]
+        assert plane.server.connections == []
+
+
+class TestServerGone:
+    async def test_before_the_answer_to_an_upload(self, plane):
+        client = await plane.client()
+        client.send(b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: 9\r\n\r\nabc")
+        server = await plane.server.connection()
+        await server.receives(b"abc")
+        server.transport.abortConnection()
+        assert b"without an answer" in await client.receives(b'"code": 502}')
+        client.send(b"defghi")
+        assert not client.lost
+        [record] = plane.audit.records
+        assert (record.status, record.denied) == (502, "disconnect")
+
+    async def test_in_the_middle_of_a_watch(self, plane):
+        """dp_T7"""
+        client = await plane.client()
+        client.send(b"GET /api/v1/pods?watch=1 HTTP/1.1\r\nHost: kube\r\n\r\n")
+        server = await plane.server.connection()
+        await server.receives(b"\r\n\r\n")
+        server.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk(b"{}\n"))
+        await client.receives(b"{}\n\r\n")
+        server.transport.loseConnection()
+        assert (await client.ends()).endswith(b"{}\n\r\n")
+        assert [(r.status, r.denied) for r in plane.audit.records] == [(200, "disconnect")]
