@@ -44,8 +44,10 @@ class DataPlane(MultiService):
         return Deferred.fromCoroutine(self._drain())
 
     async def _drain(self) -> None:
-        await DeferredList([listener.stop_accepting() for listener in self._listeners])
-        await self._site.drain()
+        closed = DeferredList([listener.stop_accepting() for listener in self._listeners])
+        drained = self._site.drain()
+        await closed
+        await drained
 
     def stopService(self) -> Deferred[None]:
         """Drain, then close the connections to the API server."""
