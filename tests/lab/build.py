@@ -158,8 +158,8 @@ def _lock(path: Path) -> Iterator[None]:
 def wanted() -> tuple[int, ...]:
     """The oldest Go that builds all modules: the largest of their ``go`` lines."""
     lines = (
-        re.search(r"^go ([\d.]+)$", (folder / "go.mod").read_text(), re.MULTILINE)
-        for folder in MODULES.iterdir()
+        re.search(r"^go ([\d.]+)$", path.read_text(), re.MULTILINE)
+        for path in MODULES.glob("*/go.mod")
     )
     return max(_numbers(line[1]) for line in lines if line)
 

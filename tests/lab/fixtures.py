@@ -56,11 +56,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of this session's own; its logs stay if a test failed."""
-    lab = _new_lab(request.config)
-    try:
-        lab.start()
+    with _new_lab(request.config) as lab:
         yield lab
-    finally:
         lab.close(keep=request.session.testsfailed > 0)
 
 

@@ -180,15 +180,15 @@ def test_a_policy_that_cannot_be_read_leaves_the_former_one(lab, tailnet):
 
 
 def test_a_node_that_comes_back_is_the_same(tailnet):
-    alice = tailnet.nodes["alice"]
-    before = alice.addresses
-    alice.stop()
-    offline = within(5, lambda: {"alice-laptop": False}.items() <= online(tailnet).items())
+    mallory = tailnet.nodes["mallory"]
+    before = mallory.addresses
+    mallory.stop()
+    offline = within(5, lambda: {"mallory-laptop": False}.items() <= online(tailnet).items())
     assert offline
-    alice.start()
-    alice.wait()
-    assert alice.addresses == before
-    assert within(5, lambda: online(tailnet)["alice-laptop"])
+    mallory.start()
+    mallory.wait()
+    assert mallory.addresses == before
+    assert within(5, lambda: online(tailnet)["mallory-laptop"])
 
 
 def online(tailnet):
