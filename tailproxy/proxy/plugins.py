@@ -49,10 +49,17 @@ class PluginsResource:
             below.putChild(name.encode("ascii"), resource)
         self._site = WebSite(root)
         self._site.displayTracebacks = False
+        self._names = frozenset(name.encode("ascii") for name in resources)
 
     def render(self, request: Request) -> int:
         """Read the body, then let the plugin answer."""
-        if request.upgrade is not None:
+        name = request.path.split(b"/", 3)[2:3]
+        if not self._names.issuperset(name or (b"",)):
+            names = b", ".join(sorted(self._names)).decode("ascii")
+            request.refuse(
+                ApiError(404, "no-plugin", f"no plugin has this name; there are: {names}")
+            )
+        elif request.upgrade is not None:
             request.refuse(
                 ApiError(400, "plugin-upgrade", "nothing below /.tailproxy can be upgraded")
             )
@@ -99,7 +106,6 @@ def _render(site: WebSite, request: Request, body: bytes) -> None:
     request.handle_by(channel)
     channel.request = web
     web.content = BytesIO(body)
-    web.content.seek(0, 2)
     web.requestHeaders = Headers()
     for name, value in request.headers:
         web.requestHeaders.addRawHeader(name, value)

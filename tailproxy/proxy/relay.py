@@ -7,6 +7,11 @@ When one side sends no more but still reads, that is passed on, and the other di
 as long as something moves there. Over TLS only plain clients can be heard to do so: Twisted takes
 a close_notify for the end of both directions, and then both sides are closed once what came has
 been delivered, as the API server's own proxy does.
+
+A session ends inside its protocol before its connections do, and then either end may close first.
+We let the client: whoever closes first keeps the pair of ports for a minute (TIME-WAIT, RFC 9293,
+3.6.1), and a userspace tailscaled that keeps it does not answer a client that takes the same port
+again, which then hangs.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 # How long the other direction may be silent after one has ended.
 HALF_CLOSED_SECONDS = 30.0
+# How long the client may take to close after the API server has.
+PARTING_SECONDS = 0.5
 # How long either side may take to read its last bytes and to accept the end.
 GOODBYE_SECONDS = 30.0
 
@@ -56,7 +63,7 @@ class _Direction:
 
     def stream_lost(self) -> None:
         self.ended = True
-        self._relay.lost()
+        self._relay.lost(self._sink)
 
     def pauseProducing(self) -> None:
         self._source.pauseProducing()
@@ -111,7 +118,12 @@ class Relay:
         """One side sends no more: say so to the other, and wait for its last words."""
         if self._up.ended and self._down.ended:
             self.close()
-            return
+        elif sink is self._client.transport:
+            self._timer = self._clock.callLater(PARTING_SECONDS, self._pass_on_end, sink)
+        else:
+            self._pass_on_end(sink)
+
+    def _pass_on_end(self, sink: Any) -> None:
         sink.unregisterProducer()
         end_writing(sink)
         self._await_silence()
@@ -127,29 +139,49 @@ class Relay:
         else:
             self.close()
 
-    def lost(self) -> None:
-        """One side is gone."""
-        self.close()
+    def lost(self, survivor: Any) -> None:
+        """One side is gone.
+
+        :param survivor: the other side's transport.
+        """
         self._present -= 1
-        if not self._present and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if not self._present:
+            self._stop_timer()
+            self._finish()
+        elif survivor is self._client.transport and self._ended is not None:
+            self._finish()
+            self._timer = self._clock.callLater(PARTING_SECONDS, self._hang_up)
+        else:
+            self.close()
 
     def close(self) -> None:
         """End both sides, each after what was written to it has been delivered."""
+        if self._ended is not None:
+            self._finish()
+            self._hang_up()
+
+    def _finish(self) -> None:
+        """Neither side sends anything that would matter any more."""
         ended, self._ended = self._ended, None
         if ended is None:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         for transport in self._transports:
             transport.unregisterProducer()
             # A paused transport would not notice that its peer says goodbye.
             transport.resumeProducing()
+        ended(self._up.bytes, self._down.bytes)
+
+    def _hang_up(self) -> None:
+        for transport in self._transports:
             transport.loseConnection()
         # Somebody who does not read our last bytes must not keep the connection for ever.
         self._timer = self._clock.callLater(GOODBYE_SECONDS, self._abort)
-        ended(self._up.bytes, self._down.bytes)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
 
     def _abort(self) -> None:
         self._timer = None

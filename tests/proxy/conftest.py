@@ -7,6 +7,7 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import globalLogPublisher
 
 from tests.proxy.plane import Plane, new_server
 from tests.proxy.servers import Server
@@ -54,6 +55,26 @@ def make_plane(nothing_left):  # noqa: ARG001 - what it checks must come after o
             await plane.end()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(end()))
+
+
+@pytest.fixture
+def expect_logged():
+    """Errors that Twisted's log got; the test says which it expects."""
+    failures = []
+
+    def observe(event) -> None:
+        failure = event.get("log_failure")
+        if failure is not None:
+            failures.append(failure)
+
+    globalLogPublisher.addObserver(observe)
+
+    def check(kind: type[Exception]) -> None:
+        assert failures
+        assert {failure.type for failure in failures} == {kind}
+
+    yield check
+    globalLogPublisher.removeObserver(observe)
 
 
 @pytest.fixture

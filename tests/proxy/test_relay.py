@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from twisted.internet import reactor
 from twisted.internet.task import Clock
 
 from tailproxy.interfaces import DrainTimes
-from tailproxy.proxy.relay import GOODBYE_SECONDS, HALF_CLOSED_SECONDS
+from tailproxy.proxy.relay import GOODBYE_SECONDS, HALF_CLOSED_SECONDS, PARTING_SECONDS
 from tests.proxy.plane import Plane
 from tests.proxy.servers import Flood, Wire, eventually
 
@@ -270,3 +271,25 @@ class TestStream:
         await server.receives(b"still there?")
         server.send(b"yes")
         await client.receives(b"yes")
+
+
+async def test_client_may_close_first_when_the_api_server_has_ended(plane):
+    """A userspace tailscaled that closed first would not answer the same port for a minute."""
+    client, server = await join(plane)
+    server.send(b"last words")
+    server.transport.loseConnection()
+    await client.receives(b"last words")
+    ended = reactor.seconds()
+    await client.ends()
+    assert reactor.seconds() - ended > 0.8 * PARTING_SECONDS
+    assert len(plane.audit.records) == 1
+
+
+async def test_client_that_closes_first_is_not_waited_for(plane):
+    client, server = await join(plane)
+    server.transport.loseConnection()
+    await server.ends()
+    client.transport.loseConnection()
+    await client.ends()
+    await eventually(lambda: not plane.site._channels)
+    assert len(plane.audit.records) == 1
