@@ -11,6 +11,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 import yaml
@@ -25,8 +26,10 @@ from tailproxy.policy.grants import CAPABILITY, read_rules
 from tailproxy.policy.identity import identify
 from tailproxy.schema import options
 from tailproxy.testing import FakeUpstream
-from tailproxy.wire import hujson
+from tailproxy.wire import hujson, proxyproto
 from tests.lab import build, node
+from tests.lab.lab import NODES, Lab
+from tests.lab.tailnet import CALLERS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("changelog.d/*.md")])
@@ -240,6 +243,27 @@ class TestReference:
         }
         assert set(said) - {"TS_K8S_PROXY_CONFIG"} == read
         assert '"TS_K8S_PROXY_CONFIG"' in text("tailproxy/tap.py")
+
+    def test_reasons_of_a_refused_header_are_all_there(self):
+        (said,) = (
+            set(quoted(row[1]))
+            for row in rows("docs/metrics.md", "## Labels")
+            if "proxy_header_refused" in row[0]
+        )
+        assert said == {*get_args(proxyproto.Reason), "timeout", "not-loopback"}
+
+
+class TestLab:
+    def test_callers_and_nodes_are_those_of_the_lab(self):
+        callers = [name for row in rows("docs/lab.md", "## Who calls") for name in quoted(row[0])]
+        assert callers == list(CALLERS)
+        nodes = [name for row in rows("docs/lab.md", "## Kinds of node") for name in quoted(row[0])]
+        assert nodes == list(NODES)
+
+    def test_what_a_test_may_use_exists(self):
+        known = {*vars(Lab), *re.findall(r"\bself\.(\w+)", text("tests/lab/lab.py"))}
+        used = set(re.findall(r"\blab\.([a-z]\w+)", text("docs/lab.md"))) - {"ts"}  # a domain
+        assert {"kubectl", "tailnet"} <= used <= known
 
 
 class TestArchitecture:
