@@ -35,6 +35,7 @@ class NodeListener(Listener):
     def __init__(self, reactor: Any, name: str, port: int, factory: Factory[Any]) -> None:
         super().__init__(reactor, name, (), port, factory)
         self._open: dict[str, IListeningPort] = {}
+        self._refused: dict[str, str] = {}
         self._retry: IDelayedCall | None = None
         self._accepting = False
 
@@ -68,6 +69,8 @@ class NodeListener(Listener):
             if address not in self._open:
                 self._bind(address)
         self._ports = list(self._open.values())
+        if len(self._open) < len(self._addresses):
+            self._retry = self._reactor.callLater(_RETRY, self._adjust)
 
     def _bind(self, address: str) -> None:
         try:
@@ -75,14 +78,17 @@ class NodeListener(Listener):
                 self._port, self._factory, backlog=BACKLOG, interface=address
             )
         except CannotListenError as error:
-            self._log.warn(
-                "{name} cannot listen on {address} port {port} yet: {reason}",
-                name=self.name,
-                address=address,
-                port=self._port,
-                reason=error.socketError,
-            )
-            self._retry = self._reactor.callLater(_RETRY, self._adjust)
+            reason = str(error.socketError)
+            if self._refused.get(address) != reason:
+                self._refused[address] = reason
+                self._log.warn(
+                    "{name} cannot listen on {address} port {port} yet: {reason}",
+                    name=self.name,
+                    address=address,
+                    port=self._port,
+                    reason=reason,
+                )
         else:
+            self._refused.pop(address, None)
             self._open[address] = port
             self._log.info("{name} listens on {address}", name=self.name, address=port.getHost())

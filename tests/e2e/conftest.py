@@ -24,6 +24,14 @@ def proxy(lab: Lab) -> Iterator[Service]:
     assert service.stop() == 0, service.log.read_text()[-3000:]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_leaves(lab: Lab) -> Iterator[None]:
+    """On the real node every packet is seen: none may have left the lab's own networks."""
+    yield
+    if lab.node == "kubelet":
+        assert lab.cluster.packets.strays() == []
+
+
 @pytest.fixture(scope="session")
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether the long counts run in full."""

@@ -88,8 +88,16 @@ class Node:
     :ivar http_proxy: URL of its HTTP proxy into the tailnet.
     """
 
-    def __init__(self, tailnet: Tailnet, name: str, member: Member, port: int) -> None:
+    def __init__(
+        self,
+        tailnet: Tailnet,
+        name: str,
+        member: Member,
+        port: int,
+        tun: str = "userspace-networking",
+    ) -> None:
         self._tailnet = tailnet
+        self._tun = tun
         self.name = name
         self.member = member
         self._port = port
@@ -121,7 +129,7 @@ class Node:
             self.process,
             [
                 self._tailnet.binaries["tailscaled"],
-                "--tun=userspace-networking",
+                f"--tun={self._tun}",
                 f"--statedir={self.folder}",
                 f"--state={self.folder / 'tailscaled.state'}",
                 f"--socket={self.socket}",
@@ -147,6 +155,9 @@ class Node:
             "RouteAll": True,  # the addresses of Services
             "CorpDNS": True,
         }
+        if self._tun != "userspace-networking":
+            # Neither the machine's resolver nor its packet filter is ours to change.
+            prefs |= {"CorpDNS": False, "NetfilterMode": 0}
         self.api.call("POST", "start", {"AuthKey": "lab", "UpdatePrefs": prefs})
         self.api.call("POST", "login-interactive")  # with the key: nobody is asked
 
@@ -265,8 +276,11 @@ class Tailnet:
         proxy.api.certificate(proxy.fqdn)
         say(f"the tailnet is ready: {', '.join(node.fqdn for node in self.nodes.values())}")
 
-    def _join(self, members: Mapping[str, Member]) -> list[Node]:
-        nodes = [Node(self, name, member, self.ports.take()) for name, member in members.items()]
+    def _join(self, members: Mapping[str, Member], **options: str) -> list[Node]:
+        nodes = [
+            Node(self, name, member, self.ports.take(), **options)
+            for name, member in members.items()
+        ]
         for node in nodes:
             self.nodes[node.name] = node
             node.start()
@@ -276,9 +290,18 @@ class Tailnet:
             node.wait()
         return nodes
 
-    def add_node(self, name: str, *, user: str | None = None, tags: Iterable[str] = ()) -> Node:
+    def add_node(
+        self,
+        name: str,
+        *,
+        user: str | None = None,
+        tags: Iterable[str] = (),
+        tun: str = "userspace-networking",
+    ) -> Node:
         """A further node, host name *name*, connected.
 
+        :param tun: name of a network interface to make for it, which takes root and a network
+            namespace of the lab's own.
         :raises LabError: there is one of that name, or neither a user nor tags were given.
         """
         member = Member(name, user, tuple(tags))
@@ -289,7 +312,7 @@ class Tailnet:
             policy["nodes"][name] = member.rule
 
         self.edit_policy(add)
-        return self._join({name: member})[0]
+        return self._join({name: member}, tun=tun)[0]
 
     def stop(self) -> None:
         """End the nodes and the control server; the tailnet is forgotten."""
