@@ -6,6 +6,7 @@ What stands in for nodes is the difference between the kinds: `tests.lab.kwok` s
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -80,6 +81,13 @@ class Cluster(ABC):
         """End the cluster's processes and remove what they left outside the run folder."""
 
     @classmethod
+    def check_machine(cls) -> None:
+        """Look whether this machine can run it at all, before anything is built.
+
+        :raises LabError: something is missing; with the next step.
+        """
+
+    @classmethod
     def remains(cls, run: Path) -> list[str]:  # noqa: ARG003 - most kinds leave nothing
         """What a cluster that crashed has left on the machine outside *run*, processes aside.
 
@@ -125,7 +133,10 @@ class Cluster(ABC):
             str(self.admin_kubeconfig),
             *words,
         ]
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+        env = {**os.environ, "KUBECACHEDIR": str(self.run / "kubectl-cache")}
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, env=env, check=False
+        )
         if done.returncode != 0:
             raise LabError(f"kubectl {' '.join(words)} failed:\n{done.stderr.strip()}")
         return done.stdout
