@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -86,6 +87,8 @@ class Cluster(ABC):
 
         :raises LabError: something is missing; with the next step.
         """
+        if sys.platform != "linux":
+            raise LabError(f"the lab runs on Linux only, and this is {sys.platform}")
 
     @classmethod
     def remains(cls, run: Path) -> list[str]:  # noqa: ARG003 - most kinds leave nothing

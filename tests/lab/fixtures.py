@@ -13,7 +13,7 @@ import pytest
 
 from tests.lab import build
 from tests.lab.errors import LabError
-from tests.lab.lab import KUBECTLS, NODES, Lab
+from tests.lab.lab import KUBECTLS, NODES, Lab, cluster_kind
 from tests.lab.progress import Progress
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         try:
+            cluster_kind(session.config.getoption("--lab-node")).check_machine()
             build.ensure([*_new_lab(session.config).parts, *KUBECTLS.values()], progress=Progress())
         except LabError as error:
             pytest.exit(str(error), returncode=1)

@@ -135,6 +135,8 @@ class Lab:
         :raises LabError: a part is missing or does not start, a lab of this name runs, or one
             has left something behind.
         """
+        if not self.given:
+            cluster_kind(self.node).check_machine()
         binaries = build.ensure(self.parts, progress=self.progress)
         self._take()
         self.write_state("starting")

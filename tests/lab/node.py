@@ -286,6 +286,11 @@ class NodeCluster(Cluster):
         remove_cgroups(self.cgroup)
 
     @classmethod
+    def check_machine(cls) -> None:
+        super().check_machine()
+        machine_programs()
+
+    @classmethod
     def remains(cls, run: Path) -> list[str]:
         found = cgroups(cgroup_name(run))
         return [f"cgroup {cgroup_name(run)} ({len(found)} folders)"] if found else []
