@@ -46,6 +46,7 @@ from tailproxy.policy.decide import Mode, Rules
 from tailproxy.policy.identity import IdentityError
 from tailproxy.proxy.listener import ChannelFactory, Listener, ProxyHeaderFactory, SocketFactory
 from tailproxy.proxy.nodelistener import NodeListener
+from tailproxy.proxy.peer import TailscaledOnly
 from tailproxy.proxy.plugins import PluginsResource
 from tailproxy.proxy.redirect import redirect_site
 from tailproxy.proxy.reverse import ReverseProxyResource
@@ -318,6 +319,7 @@ class _Tailnet:
 
     :ivar resolver: says who calls.
     :ivar certificates: for listeners that end TLS themselves.
+    :ivar doorkeeper: of `serve` listeners; None with the static resolver.
     :ivar monitor: of the own node; None with the static resolver.
     :ivar services: in the order of their start.
     :ivar checks: for readiness.
@@ -328,6 +330,7 @@ class _Tailnet:
         self.checks: list[IReadinessCheck] = []
         self.monitor: NodeMonitor | None = None
         self.usermetrics: Any = None
+        self.doorkeeper: TailscaledOnly | None = None
         api = LocalAPI(reactor, str(config.tailproxy.tailscaled.socket))
         needs_certificates = any(listener.own_tls for listener in config.tailproxy.listeners)
         static = config.tailproxy.resolver.kind is ResolverKind.STATIC
@@ -336,6 +339,7 @@ class _Tailnet:
             self.resolver = _static_resolver(config.tailproxy.resolver)
         else:
             self.resolver = TailscaledResolver(reactor, api, metrics)
+            self.doorkeeper = TailscaledOnly(config.tailproxy.tailscaled.socket)
         if not static or (
             needs_certificates and config.tailproxy.certificates.source is CertificatesFrom.TAILNET
         ):
@@ -409,7 +413,7 @@ def _listeners(
         channels = ChannelFactory(site, listener.label, tls if listener.own_tls else None)
         factory: Any
         if listener.kind is ListenerKind.SERVE:
-            factory = ProxyHeaderFactory(channels, service, metrics)
+            factory = ProxyHeaderFactory(channels, service, metrics, tailnet.doorkeeper)
         else:
             local = listener.kind is ListenerKind.LOOPBACK
             factory = SocketFactory(channels, service, local=local)

@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from tailproxy.metrics import Metrics
+    from tailproxy.proxy.peer import TailscaledOnly
     from tailproxy.proxy.site import Site
     from tailproxy.proxy.tls import ServerTLS
 
-# How long the header may take after the connection was accepted (spec/dataplane.md 5.2).
-PROXY_HEADER_SECONDS = 10.0
 BACKLOG = 512
 
 
@@ -87,14 +86,29 @@ class SocketFactory(Factory[Any]):
 
 
 class ProxyHeaderFactory(Factory[Any]):
-    """Takes the caller from a PROXY header (the `serve` kind)."""
+    """Takes the caller from a PROXY header (the `serve` kind).
+
+    :param doorkeeper: says which local processes may write one; None believes them all.
+    """
 
     noisy = False
 
-    def __init__(self, channels: ChannelFactory, service: str | None, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        channels: ChannelFactory,
+        service: str | None,
+        metrics: Metrics,
+        doorkeeper: TailscaledOnly | None = None,
+    ) -> None:
         self.channels = channels
+        self.doorkeeper = doorkeeper
         self.service = service
         self.metrics = metrics
+
+    def stopFactory(self) -> None:
+        """No more connections will come."""
+        if self.doorkeeper is not None:
+            self.doorkeeper.close()
 
     def buildProtocol(self, addr: Any) -> IProtocol | None:
         """A reader of the header, for peers on this machine only."""
@@ -123,9 +137,13 @@ class ProxyHeaderProtocol(Protocol):
         self._received = False
 
     def connectionMade(self) -> None:
-        """The header has ten seconds."""
-        self._timer = self._site.clock.callLater(PROXY_HEADER_SECONDS, self._too_late)
+        """The header has as long as a request's head."""
         self._site.opened(self)
+        doorkeeper = self._factory.doorkeeper
+        if doorkeeper is not None and not doorkeeper.admits(self.transport):
+            self._refuse("wrong-user")
+            return
+        self._timer = self._site.clock.callLater(self._site.limits.header_seconds, self._too_late)
 
     def dataReceived(self, data: bytes) -> None:
         """Read on until the header is complete; what follows it is for the channel."""
@@ -158,7 +176,7 @@ class ProxyHeaderProtocol(Protocol):
             self._factory.metrics.proxy_header_refused.labels("eof").inc()
 
     def drain(self) -> None:
-        """One that has said nothing yet is closed; the others have their ten seconds."""
+        """One that has said nothing yet is closed; the others have their time."""
         if not self._received:
             self.end_now()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,3 +84,26 @@ def test_forged_proxy_header_from_the_tailnet_never_becomes_an_identity(lab, pro
     assert not any(
         MARK in line and "alice@example.com" in line for line in proxy.log.read_text().splitlines()
     )
+
+
+@pytest.mark.node
+def test_local_process_of_another_user_cannot_write_a_proxy_header(lab, proxy):
+    """spec/dataplane.md 5.2: on the host itself, only tailscaled's user and root may."""
+    address, port = proxy.listeners["serve"]
+    request = b"GET /api/v1/namespaces/default/pods HTTP/1.1\r\nHost: kube\r\n\r\n"
+    script = (
+        "import socket, sys\n"
+        f"sock = socket.create_connection(({address!r}, {port}), 5)\n"
+        f"sock.sendall({proxy_header(address_of(lab, 'alice')) + request!r})\n"
+        "sys.stdout.buffer.write(sock.recv(65536))\n"
+    )
+    words = [*lab.cluster.kubectl_prefix, "/usr/bin/env", "-i", "/usr/bin/python3", "-c", script]
+    own = subprocess.run(words, capture_output=True, check=False)
+    assert own.stdout.startswith(b"HTTP/1.1 200 "), own.stderr
+    other = subprocess.run(
+        [*words[:-5], "/usr/bin/setpriv", "--reuid=65534", "--clear-groups", *words[-5:]],
+        capture_output=True,
+        check=False,
+    )
+    assert other.stdout == b""
+    assert "wrong-user" in proxy.get_admin("/metrics")[1]

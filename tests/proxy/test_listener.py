@@ -12,7 +12,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from tailproxy.interfaces import KeyPair
-from tailproxy.proxy.listener import PROXY_HEADER_SECONDS
+from tailproxy.proxy.site import Limits
 from tailproxy.testing import FakeCertificateSource
 from tests.proxy.plane import ADA, Plane, identity, proxy_header
 from tests.proxy.servers import Authority, ClientTLS, Flood, Wire, dial, eventually
@@ -148,7 +148,7 @@ class TestProxyHeader:
         client = await dial(plane.port, "127.0.0.2")
         client.send(P1[:20])
         await eventually(lambda: any(c._received for c in plane.site._channels))
-        clock.advance(PROXY_HEADER_SECONDS - 0.1)
+        clock.advance(Limits().header_seconds - 0.1)
         assert not client.lost
         clock.advance(0.2)
         assert await client.ends() == b""
