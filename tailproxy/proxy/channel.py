@@ -244,6 +244,8 @@ class HTTPChannel(Protocol):
             upgrade = upgrade_of(headers)
             if (upgrade is not None) != self._upgrade:
                 raise BadRequest(400, "Connection and Upgrade contradict each other")
+            if upgrade is not None and self._version != "1.1":
+                raise BadRequest(400, "HTTP/1.0 knows no upgrades")
             if upgrade is not None and (framing.chunked or framing.length):
                 # llhttp reads no body behind a head that asks for an upgrade, so that where
                 # the body ends would be a matter of opinion.

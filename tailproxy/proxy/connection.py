@@ -119,7 +119,7 @@ def _ssl_words(failure: Failure) -> str:
 class UpstreamConnection(Protocol):
     """One connection to the API server.
 
-    :param context: it was made with; the pool's key.
+    :param key: what it may be used for, as the pool tells one thing from another.
     :param verification: of this very connection.
     :param ready: called once with this connection when it may be used.
     :param failed: called once instead, with an `UpstreamError`.
@@ -133,13 +133,13 @@ class UpstreamConnection(Protocol):
 
     def __init__(
         self,
-        context: SSL.Context,
+        key: object,
         verification: ServerVerification,
         ready: Callable[[UpstreamConnection], None],
         failed: Callable[[UpstreamError], None],
         closed: Callable[[UpstreamConnection], None],
     ) -> None:
-        self.context = context
+        self.key = key
         self._verification = verification
         self._ready = ready
         self._failed = failed
@@ -356,6 +356,10 @@ class UpstreamConnection(Protocol):
         if self._head_passed and not self._delimited and reason.check(ConnectionDone):
             # A body that ends with its connection (RFC 9112, 6.3), and it ended in good order.
             exchange.end((), reusable=False)
+            return
+        if reason.check(SSL.Error):
+            error = UpstreamError(502, "tls", f"it ended TLS: {_ssl_words(reason)}")
+            exchange.failed(error, answered=True)
             return
         how = "in the middle of" if self._head_passed else "without"
         exchange.failed(

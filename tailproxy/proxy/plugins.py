@@ -106,6 +106,7 @@ def _render(site: WebSite, request: Request, body: bytes) -> None:
     request.handle_by(channel)
     channel.request = web
     web.content = BytesIO(body)
+    web.content.seek(0, 2)  # where it stands says whether there is a form to read
     web.requestHeaders = Headers()
     for name, value in request.headers:
         web.requestHeaders.addRawHeader(name, value)
@@ -153,6 +154,10 @@ class _PluginChannel:
 
     def unregisterProducer(self) -> None:
         self._request.unregister_producer()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # What Twisted calls when it cannot read a form.
+        self._request.refuse(ApiError(400, "plugin-form", "the form in the body is malformed"))
 
     # Who is there.
 

@@ -28,6 +28,9 @@ class RedirectResource(Resource):
     def render(self, request: Request) -> bytes:
         """Point to https at the name the client used."""
         host = request.getRequestHostname().decode("ascii", "replace")
+        if not request.uri.startswith(b"/"):
+            request.setResponseCode(400)
+            return b"tailproxy: the request target must be a path\n"
         if not host or not host.replace(".", "").replace("-", "").replace(":", "").isalnum():
             request.setResponseCode(400)
             return b"tailproxy: the request has no usable Host header\n"
@@ -35,7 +38,6 @@ class RedirectResource(Resource):
         request.setResponseCode(308)
         request.setHeader(b"location", f"https://{bracketed}{self._port}".encode() + request.uri)
         request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-        request.setHeader(b"connection", b"close")
         return b"tailproxy: use https\n"
 
 

@@ -58,8 +58,9 @@ class _Direction:
         self._sink.write(data)
 
     def stream_half_closed(self) -> None:
-        self.ended = True
-        self._relay.half_closed(self._sink)
+        if not self.ended:
+            self.ended = True
+            self._relay.half_closed(self._sink)
 
     def stream_lost(self) -> None:
         self.ended = True

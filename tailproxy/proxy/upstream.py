@@ -71,12 +71,18 @@ class Upstream(Service):
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._dials: set[_Dial] = set()
-        self._context: SSL.Context | None = None
+        self._key: tuple[Any, ...] | None = None
         self._stopping = False
         self._empty: Deferred[None] | None = None
         self._sweep: IDelayedCall | None = None
-        bracketed = f"[{access.host}]" if ":" in access.host else access.host
-        self.host = f"{bracketed}:{access.port}".encode("ascii" if bracketed.isascii() else "idna")
+
+    @property
+    def host(self) -> bytes:
+        """Value of the Host header."""
+        host: str = self._access.host
+        bracketed = f"[{host}]" if ":" in host else host
+        port: int = self._access.port
+        return f"{bracketed}:{port}".encode("ascii" if bracketed.isascii() else "idna")
 
     @property
     def prefix(self) -> bytes:
@@ -121,7 +127,7 @@ class Upstream(Service):
         """Begin a request on a kept connection or on a new one."""
         exchange = Exchange(self, request, receiver)
         try:
-            self._use(self._access.tls_context())
+            self._look()
         except UpstreamError as error:
             self.clock.callLater(0, exchange.failed, error, answered=False)
             return exchange
@@ -136,16 +142,21 @@ class Upstream(Service):
     def dial(self, exchange: Exchange) -> None:
         """Open a connection for an exchange."""
         try:
-            context = self._use(self._access.tls_context())
+            context = self._look()
         except UpstreamError as error:
             exchange.failed(error, answered=False)
             return
-        _Dial(self, exchange, context, self._access).start()
+        _Dial(self, exchange, context, self._key, self._access).start()
 
-    def _use(self, context: SSL.Context) -> SSL.Context:
-        """Keep no connection that was made under another CA or client certificate."""
-        if context is not self._context:
-            self._context = context
+    def _look(self) -> SSL.Context:
+        """The context to connect with now. Connections to another place, or made under another
+        CA or client certificate, are kept no longer.
+        """
+        access = self._access
+        context: SSL.Context = access.tls_context()
+        key = (context, access.host, access.port, access.server_name)
+        if key != self._key:
+            self._key = key
             kept, self._idle = self._idle, []
             for connection in kept:
                 connection.close()
@@ -184,7 +195,7 @@ class Upstream(Service):
             not reusable
             or self._stopping
             or not connection.usable
-            or connection.context is not self._context
+            or connection.key != self._key
             or len(self._idle) >= self.limits.idle_connections
         ):
             connection.close()
@@ -217,11 +228,16 @@ class _Dial:
     _log = Logger()
 
     def __init__(
-        self, upstream: Upstream, exchange: Exchange, context: SSL.Context, access: IClusterAccess
+        self,
+        upstream: Upstream,
+        exchange: Exchange,
+        context: SSL.Context,
+        key: object,
+        access: IClusterAccess,
     ) -> None:
         self._upstream = upstream
         self._exchange = exchange
-        self._context = context
+        self._key = key
         self._host: str = access.host
         self._port: int = access.port
         self._verification = ServerVerification(context, access.server_name)
@@ -259,7 +275,7 @@ class _Dial:
     def _build(self, _: object) -> UpstreamConnection:
         limits = self._upstream.limits
         connection = self._connection = UpstreamConnection(
-            self._context, self._verification, self._ready, self._failed, self._upstream.closed
+            self._key, self._verification, self._ready, self._failed, self._upstream.closed
         )
         self._upstream.opened(connection)
         self._timer = self._upstream.clock.callLater(

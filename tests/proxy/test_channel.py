@@ -135,6 +135,10 @@ MALFORMED = {
         400,
         get(b"Host: kube", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"),
     ),
+    "an upgrade over HTTP/1.0": (
+        400,
+        b"GET /x HTTP/1.0\r\nHost: kube\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ),
     "two upgrades": (
         400,
         get(b"Host: kube", b"Connection: Upgrade", b"Upgrade: websocket", b"Upgrade: SPDY/3.1"),

@@ -59,6 +59,8 @@ class Probe(Resource):
         return NOT_DONE_YET
 
     def render_POST(self, request) -> bytes:
+        if request.args:
+            return repr(request.args).encode()
         body = request.content.read()
         return b"%d bytes: %b" % (len(body), body[-10:])
 
@@ -246,6 +248,24 @@ async def test_http_1_0_is_served(plane):
     client = await plane.client()
     client.send(get(b"probe/pieces", version=b"1.0"))
     assert (await client.ends()).endswith(b"\r\n\r\none two")
+
+
+async def test_form_is_read(plane):
+    client = await plane.client()
+    client.send(
+        b"POST /.tailproxy/probe/x HTTP/1.1\r\nHost: k\r\nContent-Length: 7\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\na=1&b=2"
+    )
+    assert b"{b'a': [b'1'], b'b': [b'2']}" in await client.receives(b"}")
+
+
+async def test_form_that_cannot_be_read_is_a_400(plane):
+    client = await plane.client()
+    client.send(
+        b"POST /.tailproxy/probe/x HTTP/1.1\r\nHost: k\r\nContent-Length: 3\r\n"
+        b"Content-Type: multipart/form-data\r\n\r\nabc"
+    )
+    assert (await client.receives(b"}")).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_upgrades_are_refused(plane):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, ServerFactory
 
 from tailproxy.errors import UpstreamError
@@ -150,6 +151,19 @@ class TestKeptConnection:
             await client.receives(b"ok")
         await eventually(lambda: sum(s.lost for s in plane.server.connections) == 2)
 
+    async def test_to_another_place_is_not_used(self, plane, make_plane):
+        client = await plane.client()
+        first = await ask(plane, client)
+        other = make_plane()
+        plane.access.port = other.server.port
+        plane.access.context = other.access.context
+        client.send(GET)
+        second = await other.server.connection()
+        assert b"\r\nHost: 127.0.0.1:%d\r\n" % other.server.port in (
+            await second.receives(b"\r\n\r\n")
+        )
+        await first.ends()
+
 
 class TestCredential:
     async def test_is_read_anew_after_a_401(self, plane):
@@ -194,10 +208,15 @@ class TestTime:
         assert not plane.upstream._open
 
     async def test_client_that_goes_during_a_dial_leaves_a_connection_for_the_next(self, plane):
+        plane.resolver.hold = Deferred()
         client = await plane.client()
         client.send(GET)
-        await eventually(lambda: plane.upstream._dials)
-        client.transport.abortConnection()
+        await eventually(lambda: plane.resolver.asked)
+        channel = await plane.channel()
+        hold, plane.resolver.hold = plane.resolver.hold, None
+        hold.callback(None)
+        assert plane.upstream._dials
+        channel.transport.abortConnection()
         [record] = await plane.answered()
         assert record.status == 499
         await eventually(lambda: plane.upstream._idle)
