@@ -42,7 +42,9 @@ class Memory:
         self.most = max(self.most, now)
 
     def check(self) -> None:
-        assert self.most < 1.2 * self.first, f"{self.first >> 20} MiB became {self.most >> 20}"
+        figures = f"{self.first / MIB:.1f} MiB at first, {self.most / MIB:.1f} MiB at most"
+        print(f"resident: {figures}")  # for `-s`, as in the notes of a soak
+        assert self.most < 1.2 * self.first, figures
 
 
 def paced(total: int, step, memory: Memory) -> None:
