@@ -26,6 +26,7 @@ from tailproxy.schema import (
     Nested,
     Place,
     option,
+    options,
     parsed,
 )
 from tailproxy.wire import hujson
@@ -63,6 +64,22 @@ class APIServerProxy:
     issue_certs: bool | None = option(
         "IssueCerts", FLAG, "Whether this replica issues the Service's certificate."
     )
+
+
+_UNHEEDED = frozenset(
+    (
+        "accept_routes",
+        "advertise_services",
+        "app",
+        "auth_key",
+        "enabled",
+        "hostname",
+        "issue_certs",
+        "server_url",
+        "state",
+        "static_endpoints",
+    )
+)
 
 
 @attrs.frozen
@@ -115,6 +132,18 @@ class Config:
         "What the Tailscale operator's schema lacks.",
         default=Tailproxy(),
     )
+
+    @property
+    def unheeded(self) -> tuple[str, ...]:
+        """The keys that are set although nothing here heeds them: they are for a tailscaled that
+        tailproxy starts, and tailscaled runs beside it (spec/dataplane.md 2.1).
+        """
+        return tuple(
+            f"{prefix}{entry.key}"
+            for prefix, value in (("", self), ("APIServerProxy.", self.api_server_proxy))
+            for field, entry in options(type(value))
+            if field.name in _UNHEEDED and getattr(value, field.name) not in {None, ()}
+        )
 
     @property
     def admin_enabled(self) -> bool:

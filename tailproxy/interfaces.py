@@ -70,7 +70,7 @@ class UpstreamRequest:
 
     method: bytes
     target: bytes
-    headers: Sequence[Header]
+    headers: Sequence[Header] = attrs.field(repr=False)  # they hold tokens
     upgrade: bytes | None = None
     has_body: bool = False
     chunked: bool = False

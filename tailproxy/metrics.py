@@ -111,7 +111,7 @@ class Metrics:
         )
         self.unrecorded = Counter(
             "tailproxy_unrecorded_total",
-            "Sessions that a fail-open rule let pass unrecorded.",
+            "Requests that a fail-open rule let pass unrecorded.",
             registry=registry,
         )
         self.draining = Gauge(

@@ -214,6 +214,11 @@ class TailproxyService(MultiService):
     def startService(self) -> None:
         """Start everything, and from now on leave when told to."""
         super().startService()
+        if self._config.unheeded:
+            self._log.warn(
+                "{keys} in the configuration: no effect, as tailscaled runs beside tailproxy",
+                keys=", ".join(self._config.unheeded),
+            )
         if self._twistd:
             self._reactor.callWhenRunning(self._heed_signals)
 

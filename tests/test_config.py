@@ -434,3 +434,9 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
     path.write_bytes(b'{"version":"\xff"}')
     with pytest.raises(ConfigError, match="UTF-8"):
         load(str(path))
+
+
+def test_keys_that_nothing_heeds_are_named_when_they_are_set():
+    text = """{"Version": "v1alpha1", "AuthKey": "k", "Hostname": "api-0", "LocalPort": 1,
+        "AcceptRoutes": null, "APIServerProxy": {"IssueCerts": true, "Mode": "auth"}}"""
+    assert parse(text, "x").unheeded == ("AuthKey", "Hostname", "APIServerProxy.IssueCerts")

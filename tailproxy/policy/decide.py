@@ -62,7 +62,7 @@ class RequestHead:
     method: bytes
     target: bytes
     version: str
-    headers: Headers
+    headers: Headers = attrs.field(repr=False)  # they may hold tokens
     upgrade: bytes | None = None
 
     @cached_property
@@ -114,7 +114,7 @@ def decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | 
         return Refusal(
             403,
             "undecided",
-            "No decision could be made about this request, so it is refused. "
+            "no decision could be made about this request, so it is refused. "
             "The proxy's log has the cause; please report it.",
             cause=error,
         )
@@ -154,7 +154,7 @@ def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Re
         return Refusal(
             403,
             "invalid-identity",
-            f"Node {identity.node} cannot be let in: {error}. Ask the tailnet's administrator "
+            f"node {identity.node} cannot be let in: {error}. Ask the tailnet's administrator "
             "to correct the grant or the name.",
         )
     return None
@@ -179,7 +179,7 @@ def _enforced(identity: Identity, session: str | None) -> Refusal | None:
         return Refusal(
             403,
             "recorder-missing",
-            f"A grant for {identity.user} demands recording (enforceRecorder), and there is no "
+            f"a grant for {identity.user} demands recording (enforceRecorder), and there is no "
             "recorder in it, so every request is refused. Ask the tailnet's administrator to "
             "start a recorder with the tag that the grant names, or to correct the grant.",
         )
@@ -187,7 +187,7 @@ def _enforced(identity: Identity, session: str | None) -> Refusal | None:
         return Refusal(
             403,
             "events-unsupported",
-            f"A grant for {identity.user} demands that every request is recorded (enableEvents "
+            f"a grant for {identity.user} demands that every request is recorded (enableEvents "
             "with enforceRecorder), which this version cannot do, so every request is refused. "
             "Ask the tailnet's administrator to drop one of the two from the grant.",
         )
@@ -195,7 +195,7 @@ def _enforced(identity: Identity, session: str | None) -> Refusal | None:
         return Refusal(
             403,
             "recording-unsupported",
-            f"A grant for {identity.user} demands that this {session} session is recorded "
+            f"a grant for {identity.user} demands that this {session} session is recorded "
             "(enforceRecorder), which this version cannot do, so it is not started. Other "
             "requests work. Ask the tailnet's administrator to drop enforceRecorder.",
         )
@@ -203,7 +203,7 @@ def _enforced(identity: Identity, session: str | None) -> Refusal | None:
         return Refusal(
             403,
             "node-proxy",
-            f"A grant for {identity.user} demands recording (enforceRecorder), and a command run "
+            f"a grant for {identity.user} demands recording (enforceRecorder), and a command run "
             "through nodes/NAME/proxy cannot be recorded, so the request is refused. Use "
             "kubectl exec instead.",
         )

@@ -263,7 +263,7 @@ class HTTPChannel(Protocol):
             framing,
             upgrade,
             # Clients of HTTP/1.0 would want to be told that the connection stays.
-            keep_alive=upgrade is not None or (self._keep_alive and self._version == "1.1"),
+            keep_alive=self._keep_alive and self._version == "1.1",
         )
         request.complete = self._message_complete
         request.received = size

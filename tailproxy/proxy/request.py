@@ -102,6 +102,8 @@ class Body:
         """The channel has read the end of the body."""
         self._ended = True
         self._trailers = trailers
+        # Nothing is left to hold back, and a client that goes must be noticed.
+        self._channel.resume_reading()
         if self._receiver is not None:
             self._receiver.body_end(trailers)
 
