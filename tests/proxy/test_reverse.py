@@ -348,6 +348,18 @@ class TestClientGone:
         await client.ends()
         assert [r.status for r in plane.audit.records] == [499]
 
+    async def test_behind_a_body_that_came_before_its_caller_was_known(self, plane):
+        plane.resolver.hold = Deferred()
+        client = await plane.client()
+        client.send(b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: 3\r\n\r\nabc")
+        await eventually(lambda: plane.resolver.asked)
+        plane.resolver.hold.callback(None)
+        server = await plane.server.connection()
+        await server.receives(b"abc")
+        client.transport.abortConnection()
+        await server.ends(1.0)
+        assert [(r.status, r.received) for r in plane.audit.records] == [(499, 3)]
+
     async def test_in_the_middle_of_an_upload(self, plane):
         client = await plane.client()
         client.send(b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: 9\r\n\r\nabc")
@@ -357,10 +369,15 @@ class TestClientGone:
         await server.ends(1.0)
         assert [(r.status, r.received) for r in plane.audit.records] == [(499, 3)]
 
-    async def test_while_nobody_knows_who_it_is(self, plane):
+    @pytest.mark.parametrize(
+        "request_",
+        [GET, b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: 3\r\n\r\nabc"],
+        ids=["get", "whole-body"],
+    )
+    async def test_while_nobody_knows_who_it_is(self, plane, request_):
         plane.resolver.hold = Deferred()
         client = await plane.client()
-        client.send(GET)
+        client.send(request_)
         await eventually(lambda: plane.resolver.asked)
         client.transport.abortConnection()
         await plane.answered()
