@@ -171,6 +171,11 @@ class Plane:
         if isinstance(self.clock, Clock):
             self.clock.advance(1000)
         await stopped
+        # Whatever a test did: each request was asked about once and has one record.
+        if "resolve" not in vars(self.resolver) and "render" not in vars(self.site.root):
+            asked, records = len(self.resolver.asked), len(self.audit.records)
+            malformed = sum(r.denied == "malformed-request" for r in self.audit.records)
+            assert asked <= records <= asked + malformed
 
     @property
     def port(self) -> int:

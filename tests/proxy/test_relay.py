@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 from twisted.internet import reactor
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 
 from tailproxy.interfaces import DrainTimes
@@ -221,6 +222,7 @@ class TestStream:
         server.transport.transport.resumeProducing()
         await server.ends()
         assert server.received == b"all I have"
+        assert server.reason.check(ConnectionDone)  # a close_notify, not a bare FIN
         await client.ends()
         [record] = await plane.answered()
         assert (record.received, record.sent) == (10, 15)

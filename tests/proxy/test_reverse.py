@@ -306,7 +306,8 @@ class TestFlood:
         reader = server.digests()
         await server.until(lambda: reader.count > self.SIZE, 60)
 
-    async def test_of_which_the_client_takes_nothing_any_more_ends_upstream(self, plane):
+    @pytest.mark.parametrize("how", ["abortConnection", "loseWriteConnection"])
+    async def test_of_which_the_client_takes_nothing_any_more_ends_upstream(self, plane, how):
         client = await plane.client()
         client.send(GET)
         server = await plane.server.connection()
@@ -315,7 +316,7 @@ class TestFlood:
         client.transport.pauseProducing()
         flood = Flood(server, self.SIZE)
         await flood.stalls()
-        client.transport.abortConnection()
+        getattr(client.transport, how)()
         await server.ends(1.0)
         [record] = plane.audit.records
         assert record.status == 200
