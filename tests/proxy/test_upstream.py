@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from tailproxy.errors import UpstreamError
 from tailproxy.proxy.upstream import PoolLimits
 from tests.proxy.plane import Plane
-from tests.proxy.servers import Authority, eventually
+from tests.proxy.servers import Authority, Flood, eventually
 
 GET = b"GET /x HTTP/1.1\r\nHost: kube\r\n\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: kube\r\nContent-Length: 3\r\n\r\nabc"
@@ -196,6 +196,17 @@ class TestTime:
         server = await plane.server.connection()
         assert b"request for an upgrade" in await client.receives(b'"code": 504}')
         await server.ends()
+
+    async def test_upload_during_a_dial_is_held_back(self, make_plane, silent_port):
+        plane = make_plane()
+        plane.access.port = silent_port.getHost().port
+        client = await plane.client()
+        size = 64 * 1024 * 1024
+        client.send(b"POST /x HTTP/1.1\r\nHost: k\r\nContent-Length: %d\r\n\r\n" % size)
+        flood = Flood(client, size)
+        assert await flood.stalls() < 16 * 1024 * 1024
+        [dial] = plane.upstream._dials
+        assert sum(map(len, dial._exchange._pending)) < 256 * 1024
 
     async def test_stop_during_a_dial_ends_it(self, make_plane, silent_port):
         plane = make_plane()
