@@ -6,14 +6,36 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Self
 
+from tests.lab import kubeconfig
+
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
+    from tests.lab.lab import Lab
     from tests.lab.network import Network
     from tests.lab.pki import KeyPair
 
+#: The token that tailproxy shows there.
+TOKEN = "token-of-the-proxy"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def upstream(lab: Lab, name: str, port: int, ca: bytes) -> dict[str, str]:
+    """The `Upstream` of a tailproxy whose API server is one of ours, on 127.0.0.1.
+
+    :param name: for the files that are written.
+    :param ca: PEM of the only authority that is believed.
+    """
+    ca_file = lab.run / f"{name}-ca.crt"
+    ca_file.write_bytes(ca)
+    file = kubeconfig.write(
+        lab.run / f"{name}.kubeconfig",
+        server=f"https://127.0.0.1:{port}",
+        ca_file=ca_file,
+        user=kubeconfig.with_token(TOKEN),
+    )
+    return {"Kubeconfig": str(file)}
 
 
 class Spy:

@@ -8,13 +8,13 @@ import json
 import pytest
 
 from tests.e2e.client import address_of, ask
-from tests.e2e.spy import Spy
-from tests.lab import kubeconfig, pki
+from tests.e2e.spy import TOKEN, Spy, upstream
+from tests.lab import pki
 
 REVIEW = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 BODY = json.dumps({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).encode()
 JSON = ("Content-Type", "application/json")
-TOKEN = base64.urlsafe_b64encode(b"planted-token").decode().rstrip("=")
+PLANTED_TOKEN = base64.urlsafe_b64encode(b"planted-token").decode().rstrip("=")
 
 PLANTED = {
     "authorization": [("Authorization", "Bearer planted-token")],
@@ -36,7 +36,7 @@ PLANTED = {
     "websocket-bearer": [
         (
             "Sec-WebSocket-Protocol",
-            f"v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.{TOKEN}",
+            f"v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.{PLANTED_TOKEN}",
         ),
     ],
 }
@@ -148,19 +148,11 @@ def test_noauth_leaves_the_five_identity_headers_untouched(lab, proxy):
     with Spy(
         lab.cluster.network, authority.issue("x", names=["127.0.0.1"]), lab.run, "spy-noauth"
     ) as spy:
-        ca_file = lab.run / "noauth-ca.crt"
-        ca_file.write_bytes(authority.certificate)
-        file = kubeconfig.write(
-            lab.run / "noauth-spy.kubeconfig",
-            server=f"https://127.0.0.1:{spy.port}",
-            ca_file=ca_file,
-            user=kubeconfig.with_token("token-of-the-proxy"),
-        )
         service = lab.start_tailproxy(
             "serve",
             name="noauth-spy",
             config={"APIServerProxy": {"Mode": "noauth"}},
-            tailproxy={"Upstream": {"Kubeconfig": str(file)}},
+            tailproxy={"Upstream": upstream(lab, "noauth-spy", spy.port, authority.certificate)},
             ready="/livez",
         )
         try:
@@ -173,4 +165,4 @@ def test_noauth_leaves_the_five_identity_headers_untouched(lab, proxy):
         lines = head.split(b"\r\n")
         for name, value in IDENTITY_HEADERS:
             assert lines.count(f"{name}: {value}".encode()) == 1
-        assert b"token-of-the-proxy" not in b"".join(spy.requests)
+        assert TOKEN.encode() not in b"".join(spy.requests)

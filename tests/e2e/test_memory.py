@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.client import address_of, connect
-from tests.lab import kubeconfig, pki
+from tests.e2e.spy import upstream
+from tests.lab import pki
 
 MIB = 1024 * 1024
 RATE = 10 * MIB
@@ -61,7 +62,7 @@ def paced(total: int, step, memory: Memory) -> None:
 
 
 @pytest.fixture
-def upstream(lab, proxy):
+def played(lab, proxy):
     """A tailproxy, and the listening socket of an API server that the test plays itself."""
     authority = pki.Authority("upstream-ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -69,16 +70,12 @@ def upstream(lab, proxy):
     listening = lab.cluster.network.open_socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen(16)
-    ca_file = lab.run / "memory-ca.crt"
-    ca_file.write_bytes(authority.certificate)
-    file = kubeconfig.write(
-        lab.run / "memory.kubeconfig",
-        server=f"https://127.0.0.1:{listening.getsockname()[1]}",
-        ca_file=ca_file,
-        user=kubeconfig.with_token("t"),
-    )
+    port = listening.getsockname()[1]
     service = lab.start_tailproxy(
-        "serve", name="memory", tailproxy={"Upstream": {"Kubeconfig": str(file)}}, ready="/livez"
+        "serve",
+        name="memory",
+        tailproxy={"Upstream": upstream(lab, "memory", port, authority.certificate)},
+        ready="/livez",
     )
     yield service, listening, context
     listening.close()
@@ -120,8 +117,8 @@ def serve(listening: socket.socket, context: ssl.SSLContext, path: bytes, answer
 
 
 @pytest.mark.timeout(600)
-def test_memory_is_flat_while_logs_go_to_a_slow_client(lab, upstream, soak):
-    service, listening, context = upstream
+def test_memory_is_flat_while_logs_go_to_a_slow_client(lab, played, soak):
+    service, listening, context = played
     total = (2048 if soak else 64) * MIB
 
     def answer(tls: ssl.SSLSocket, _: int) -> None:
@@ -148,8 +145,8 @@ def test_memory_is_flat_while_logs_go_to_a_slow_client(lab, upstream, soak):
 
 
 @pytest.mark.timeout(600)
-def test_memory_is_flat_while_much_goes_to_a_slow_api_server(lab, upstream, soak):
-    service, listening, context = upstream
+def test_memory_is_flat_while_much_goes_to_a_slow_api_server(lab, played, soak):
+    service, listening, context = played
     total = (2048 if soak else 64) * MIB
     memory = Memory(service.pid)
     done = threading.Event()

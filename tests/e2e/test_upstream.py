@@ -7,22 +7,14 @@ import time
 import pytest
 
 from tests.e2e.client import address_of, ask
-from tests.e2e.spy import Spy
-from tests.lab import kubeconfig, pki
+from tests.e2e.spy import Spy, upstream
+from tests.lab import pki
 
 
 def start_with_upstream(lab, name, port, ca: bytes):
     """A tailproxy of its own whose API server is somebody we made up."""
-    ca_file = lab.run / f"{name}-ca.crt"
-    ca_file.write_bytes(ca)
-    file = kubeconfig.write(
-        lab.run / f"{name}.kubeconfig",
-        server=f"https://127.0.0.1:{port}",
-        ca_file=ca_file,
-        user=kubeconfig.with_token("token-of-the-proxy"),
-    )
     return lab.start_tailproxy(
-        "serve", name=name, tailproxy={"Upstream": {"Kubeconfig": str(file)}}, ready="/livez"
+        "serve", name=name, tailproxy={"Upstream": upstream(lab, name, port, ca)}, ready="/livez"
     )
 
 
