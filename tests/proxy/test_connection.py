@@ -298,6 +298,14 @@ class TestAnswer:
         again.send(b"HTTP/1.1 204 No Content\r\n\r\n")
         assert await client.receives(b"\r\n\r\n") == b"HTTP/1.1 204 No Content\r\n\r\n"
 
+    async def test_to_http_1_0_before_the_end_of_the_request_is_ended_visibly(self, plane):
+        client, _ = await self.ask(
+            plane,
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            b"POST /x HTTP/1.0\r\nHost: k\r\nContent-Length: 9\r\n\r\nabc",
+        )
+        assert (await client.ends(1.0)).endswith(b"\r\n\r\nok")
+
     async def test_before_the_end_of_the_request_ends_it(self, plane):
         answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno!"
         client, server = await self.ask(

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail
 
 from tailproxy.errors import ResolverUnavailableError, UnusableIdentityError
 from tailproxy.proxy import reverse
+from tailproxy.proxy.request import Body
 from tests.proxy.plane import ADA, STRANGER, Plane, identity
 from tests.proxy.servers import eventually
 
@@ -91,6 +92,27 @@ async def test_error_anywhere_is_a_refusal_with_a_status(
         assert len(plane.audit.records) == count
     assert all(wire.received == b"" for wire in plane.server.connections)
     assert {(r.status, r.denied) for r in plane.audit.records} == {(500, "internal")}
+    expect_logged(RuntimeError)
+
+
+async def test_error_behind_the_send_ends_what_was_begun(plane, monkeypatch, expect_logged):
+    client = await plane.client()
+    client.send(GET)
+    server = await plane.server.connection()
+    await server.receives(b"\r\n\r\n")
+    server.send(OK)
+    await client.receives(b"ok")
+    client.take()
+    monkeypatch.setattr(Body, "deliver_to", boom)
+    client.send(POST)
+    assert (await client.receives(b"}")).startswith(b"HTTP/1.1 500 ")
+    await server.ends(1.0)
+    client.take()
+    client.send(GET)
+    again = await plane.server.connection(1)
+    await again.receives(b"GET /x")
+    again.send(OK)
+    assert await client.receives(b"ok") == OK
     expect_logged(RuntimeError)
 
 
