@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
+import re
 import secrets
 import threading
 import time
@@ -166,7 +167,10 @@ def exec_errors(scene: Scene) -> None:
     words = ("exec", scene.pod, "--", "sh", "-c", "echo output; echo errors >&2")
     done = scene.kubectl.run(*words)
     assert done.stdout == b"output\n", f"standard output is {brief(done.stdout)!r}"
-    assert done.stderr == b"errors\n", f"standard error is {brief(done.stderr)!r}"
+    # Some generations (1.30 to 1.33) complain there about a race of their own, now and then, also
+    # straight at the API server: "Unknown stream id 1, discarding message".
+    errors = re.sub(rb"^[EIW]\d{4} .*\n", b"", done.stderr, flags=re.MULTILINE)
+    assert errors == b"errors\n", f"standard error is {brief(done.stderr)!r}"
 
 
 def exec_exit_codes(scene: Scene) -> None:

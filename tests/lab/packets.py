@@ -22,8 +22,10 @@ ETH_P_ALL = 0x0003
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
 #: The kernel's own talk when a device comes up: group memberships and routers (RFC 3810, 4861).
+_TAILNET = ipaddress.ip_network("100.64.0.0/10")
+_ICMP = 1
 _IGMP, _HOP_BY_HOP, _ICMPV6 = 2, 0, 58
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
+_PROTOCOLS = {_ICMP: "icmp", 6: "tcp", 17: "udp"}
 _WITH_PORTS = (6, 17)
 _LONGEST = 65536
 
@@ -31,7 +33,8 @@ _LONGEST = 65536
 def describe(kind: int, packet: bytes) -> str | None:
     """A packet in words, such as ``udp to 192.0.2.1:53``; None if it is no stray.
 
-    No stray is what the kernel sends of its own accord: IGMP and ICMPv6 to groups of the link.
+    No stray is what the kernel sends of its own accord: IGMP and ICMPv6 to groups of the link, and
+    a last ICMP for an address of the tailnet when the interface of a node there has just gone.
 
     :param kind: its EtherType.
     :param packet: from the IP header on.
@@ -39,7 +42,7 @@ def describe(kind: int, packet: bytes) -> str | None:
     if kind == ETH_P_IP and len(packet) >= 20:
         protocol, offset = packet[9], (packet[0] & 0x0F) * 4
         target = ipaddress.ip_address(packet[16:20])
-        own = protocol == _IGMP
+        own = protocol == _IGMP or (protocol == _ICMP and target in _TAILNET)
     elif kind == ETH_P_IPV6 and len(packet) >= 40:
         protocol, offset = packet[6], 40
         target = ipaddress.ip_address(packet[24:40])

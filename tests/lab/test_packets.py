@@ -46,6 +46,7 @@ def test_a_stray_is_named_by_protocol_and_target(kind: int, packet: bytes, words
     ("kind", "packet"),
     [
         (ETH_P_IP, ipv4("224.0.0.22", 2, b"\x22")),
+        (ETH_P_IP, ipv4("100.100.100.100", 1, b"\x03\x01")),
         (ETH_P_IPV6, ipv6("ff02::16", 0, bytes(8))),
         (ETH_P_IPV6, ipv6("ff02::2", 58, b"\x85")),
     ],
