@@ -42,10 +42,12 @@ class LineStream(Protocol):
         """
         self._on_line = on_line
         self._response.deliverBody(self)
+        if self._closed:
+            self.close()
         return self._finished
 
     def close(self) -> None:
-        """Want no more lines. For a stream that is followed; safe to call again."""
+        """Want no more lines. The connection is closed once the stream is followed."""
         self._closed = True
         if self.transport is not None:
             self.transport.loseConnection()

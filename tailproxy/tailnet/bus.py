@@ -99,7 +99,9 @@ class BusWatcher(Service):
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        if self._attempt is not None:
+        if self._stream is not None:
+            self._stream.close()
+        elif self._attempt is not None:
             self._attempt.cancel()
 
     def _connect(self) -> None:
@@ -123,9 +125,9 @@ class BusWatcher(Service):
             return
         if began is not None and self._clock.seconds() - began > _LONGEST_WAIT:
             self._wait = _FIRST_WAIT
-        self._lost(reason or "tailscaled sent a message that is not JSON")
         wait, self._wait = self._wait, min(2 * self._wait, _LONGEST_WAIT)
         self._retry = self._clock.callLater(wait * (1 - self._jitter() / 4), self._connect)
+        self._lost(reason or "tailscaled sent a message that is not JSON")
 
     def _connected(self) -> None:
         if self._failing:
