@@ -260,7 +260,7 @@ class TailnetCertificates(_Source):
                 self._pairs[name] = pair
                 self._publish(name, pair)
             if name == self._node.fqdn or self._default is None:
-                self._default = pair
+                self._default = self._pairs[name]
         renewal.next = self._clock.callLater(wait, self._due, name)
 
     def _due(self, name: str) -> None:
