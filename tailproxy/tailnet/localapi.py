@@ -92,6 +92,14 @@ class _Answer:
     body: bytes
 
 
+class _SocketEndpoint(UNIXClientEndpoint):
+    """The socket; a connection to it is not worth a line in the log."""
+
+    def connect(self, protocolFactory: Any) -> Any:
+        protocolFactory.noisy = False
+        return super().connect(protocolFactory)
+
+
 @implementer(IAgentEndpointFactory)
 @attrs.frozen
 class _SocketEndpoints:
@@ -101,7 +109,7 @@ class _SocketEndpoints:
     path: str
 
     def endpointForURI(self, uri: URI) -> UNIXClientEndpoint:
-        return UNIXClientEndpoint(self.reactor, self.path, timeout=TIMEOUT)
+        return _SocketEndpoint(self.reactor, self.path, timeout=TIMEOUT)
 
 
 class LocalAPI:

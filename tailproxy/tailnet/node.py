@@ -31,7 +31,7 @@ _AGAIN = 1.0
 
 RUNNING = "Running"
 # The bus gives the state as a number, status by name (3.8).
-_STATES = (
+STATES = (
     "NoState",
     "InUseOtherUser",
     "NeedsLogin",
@@ -173,9 +173,9 @@ class NodeMonitor(Service):
         if isinstance(prefs, dict):
             self._set(attrs.evolve(self.node, shields_up=prefs.get("ShieldsUp") is True))
         state = message.get("State")
-        if isinstance(state, int) and 0 <= state < len(_STATES) and _STATES[state] != RUNNING:
+        if isinstance(state, int) and 0 <= state < len(STATES) and STATES[state] != RUNNING:
             # Bad news is believed at once; whether it is up again, status must say.
-            self._set(attrs.evolve(self.node, state=_STATES[state]))
+            self._set(attrs.evolve(self.node, state=STATES[state]))
         if any(message.get(field) is not None for field in ("State", "SelfChange", "NetMap")):
             self._ask()
 
@@ -215,6 +215,8 @@ class NodeMonitor(Service):
             self._failed(f"tailscaled's status cannot be read: {error}")
 
     def _failed(self, reason: str) -> None:
+        if reason != self._reason:
+            self.log.warn("Cannot find out how the node stands: {reason}", reason=reason)
         self._reason = reason
         self._set(Node(shields_up=self.node.shields_up))
         self._again = self._clock.callLater(_AGAIN, self._ask_again)
@@ -228,10 +230,11 @@ class NodeMonitor(Service):
         before, self.node = self.node, node
         if node == before:
             return
-        if (node.state, node.addresses) != (before.state, before.addresses):
+        # That nothing is known any more has been logged with its cause.
+        if node.state and (node.state, node.addresses) != (before.state, before.addresses):
             self.log.info(
                 "The node is now {state}, {fqdn}, addresses: {addresses}",
-                state=node.state or "unknown",
+                state=node.state,
                 fqdn=node.fqdn or "without a name",
                 addresses=", ".join(map(str, node.addresses)) or "none",
             )

@@ -32,6 +32,7 @@ from tailproxy.errors import (
 from tailproxy.interfaces import IIdentityResolver
 from tailproxy.policy.identity import IdentityError, identify
 from tailproxy.tailnet.localapi import LocalAPIError
+from tailproxy.tailnet.node import RUNNING, STATES
 from tailproxy.wire.addresses import is_tailnet_address
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ PATIENCE = 1.5
 
 # A userspace tailscaled connects from this address whatever the tailnet address it was dialled by.
 _FORWARDED_FROM = IPv4Address("127.0.0.1")
+
+_RUNNING = STATES.index(RUNNING)
 
 # Fields of a bus message that may mean another identity or other grants for somebody (3.8).
 _TELLING = (
@@ -126,6 +129,7 @@ class TailscaledResolver:
         self._kept: dict[Hashable, _Kept] = {}
         self._questions: dict[Hashable, _Question] = {}
         self._watched = False
+        self._running = False
         self._failing = False
         self._seen: dict[str, tuple[str, tuple[str, ...]]] = {}
 
@@ -155,12 +159,15 @@ class TailscaledResolver:
 
     def bus_message(self, message: Mapping[str, Any]) -> None:
         """Forget everything if the message may concern a caller."""
+        state = message.get("State")
+        if state is not None:
+            self._running = state == _RUNNING
         if any(message.get(field) is not None for field in _TELLING):
             self._forget()
 
     def bus_lost(self, reason: str) -> None:
         """Forget everything, and keep nothing until the bus is back."""
-        self._watched = False
+        self._watched = self._running = False
         self._forget()
 
     def _forget(self) -> None:
@@ -190,7 +197,7 @@ class TailscaledResolver:
             identity = await self._identify(caller)
             result = "ok"
         except LocalAPIError as error:
-            if error.status == 404:
+            if error.status == 404 and self._running:
                 result = "unknown"
                 self._failing = False
                 raise UnknownCallerError(str(caller.address)) from error
@@ -230,6 +237,9 @@ class TailscaledResolver:
         self._failing = True
         if error.status is None:
             return ResolverUnavailableError("it does not answer")
+        if error.status == 404:
+            # It knows nobody as long as it has no map of the tailnet.
+            return ResolverUnavailableError("it is not connected to the tailnet")
         return ResolverUnavailableError(f"it answered with status {error.status}")
 
     def _keep(self, key: Hashable, kept: _Kept) -> None:

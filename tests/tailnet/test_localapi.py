@@ -8,6 +8,7 @@ import socket
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError
+from twisted.logger import globalLogPublisher
 
 from tailproxy.policy.identity import IdentityError
 from tailproxy.tailnet.localapi import (
@@ -233,6 +234,15 @@ class TestConnections:
         for _ in range(3):
             await api.whois("100.64.0.5")
         assert daemon.connections == 1
+
+    @pytest_twisted.ensureDeferred
+    async def test_connections_are_not_logged(self, api, daemon):
+        events = []
+        globalLogPublisher.addObserver(events.append)
+        daemon.replies["prefs"] = Reply({})
+        await api.prefs()
+        globalLogPublisher.removeObserver(events.append)
+        assert not [event for event in events if "twisted.web.client" in event["log_namespace"]]
 
     @pytest_twisted.ensureDeferred
     async def test_questions_beyond_the_bound_wait_their_turn(self, api, daemon):

@@ -31,6 +31,7 @@ QUESTION = "GET /localapi/v0/whois?addr=100.64.0.5"
 def resolver(clock, api, metrics):
     made = TailscaledResolver(clock, api, metrics)
     made.bus_connected()
+    made.bus_message({"State": 6})
     return made
 
 
@@ -438,6 +439,23 @@ class TestOutages:
         daemon.restart()
         assert (await resolver.resolve(LAPTOP)).user == "ada@corp.example"
 
+    @pytest.mark.parametrize("state", [None, 0, 2, 5])
+    @pytest_twisted.ensureDeferred
+    async def test_a_daemon_without_a_map_knows_nobody_which_is_a_503(
+        self, resolver, daemon, metrics, state
+    ):
+        resolver.bus_lost("restarted")
+        if state is not None:
+            resolver.bus_connected()
+            resolver.bus_message({"State": state})
+        with pytest.raises(ResolverUnavailableError, match="not connected to the tailnet"):
+            await resolver.resolve(LAPTOP)
+        assert (count(metrics, "unknown"), count(metrics, "error")) == (0, 1)
+        resolver.bus_connected()
+        resolver.bus_message({"State": 6, "Prefs": {}})
+        with pytest.raises(UnknownCallerError):
+            await resolver.resolve(LAPTOP)
+
     @pytest_twisted.ensureDeferred
     async def test_a_hanging_daemon_is_a_503_within_two_seconds(
         self, resolver, daemon, laptop, clock, metrics
@@ -467,6 +485,7 @@ class TestOutages:
     def test_the_other_question_is_given_up_when_one_failed(self, metrics):
         answers = Answers()
         resolver = TailscaledResolver(Clock(), answers, metrics)
+        resolver.bus_message({"State": 6})
         pending = resolver.resolve(Caller(LAPTOP.address, 1, service="svc:kube"))
         failures = []
         pending.addErrback(failures.append)
