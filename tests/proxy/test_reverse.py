@@ -384,7 +384,7 @@ class TestClientGone:
         await plane.answered()
         plane.resolver.hold.callback(None)
         assert [(r.status, r.user) for r in plane.audit.records] == [(499, "")]
-        assert plane.server.connections == []
+        assert not plane.upstream._dials
 
 
 class TestServerGone:
