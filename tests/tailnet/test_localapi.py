@@ -236,6 +236,14 @@ class TestConnections:
         assert daemon.connections == 1
 
     @pytest_twisted.ensureDeferred
+    async def test_an_answer_beyond_the_limit_is_an_error(self, api, daemon, monkeypatch):
+        monkeypatch.setattr("tailproxy.tailnet.localapi._ANSWER_LIMIT", 1000)
+        daemon.replies["usermetrics"] = Reply("x" * 1001)
+        assert (await failure_of(api.usermetrics())).status is None
+        daemon.replies["usermetrics"] = Reply("x" * 1000)
+        assert len(await api.usermetrics()) == 1000
+
+    @pytest_twisted.ensureDeferred
     async def test_connections_are_not_logged(self, api, daemon):
         events = []
         globalLogPublisher.addObserver(events.append)

@@ -246,6 +246,26 @@ class TestFollowing:
         assert await watched.until(lambda node: node.up) == UP
 
     @pytest_twisted.ensureDeferred
+    async def test_a_status_that_cannot_be_read_is_a_reason(self, monitor, daemon):
+        daemon.replies["status"] = Reply({"TailscaleIPs": ["nonsense"]})
+        monitor.bus_connected()
+        while "nonsense" not in monitor.check().detail:
+            await deferLater(reactor, 0)
+        assert "status cannot be read" in monitor.check().detail
+
+    @pytest_twisted.ensureDeferred
+    async def test_news_do_not_wait_for_the_next_attempt(self, monitor, watched, daemon, clock):
+        daemon.replies["status"] = Reply("no\n", 500)
+        monitor.bus_connected()
+        while "refused status" not in monitor.check().detail:
+            await deferLater(reactor, 0)
+        daemon.replies["status"] = Reply(STATUS, headers={"Tailscale-Cap": "142"})
+        monitor.bus_message({"SelfChange": {}})
+        assert await watched.until(lambda node: node.up) == UP
+        clock.advance(2)
+        assert len(daemon.requests) == 2
+
+    @pytest_twisted.ensureDeferred
     async def test_watchers_hear_of_changes_only(self, monitor, watched):
         monitor.bus_connected()
         await watched.until(lambda node: node.up)
