@@ -88,11 +88,11 @@ class UnknownCallerError(ApiError):
 class UnusableIdentityError(ApiError):
     """The caller is known, but what tailscaled says of it cannot be used: 403.
 
-    :param reason: what is wrong, naming the node.
+    :param reason: what is wrong, naming the node, and whom to ask.
     """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(403, "unusable-identity", f"{reason}; ask who keeps the tailnet's policy")
+        super().__init__(403, "unusable-identity", reason)
 
 
 class ResolverUnavailableError(ApiError):

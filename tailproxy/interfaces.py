@@ -276,7 +276,8 @@ class AccessRecord:
     """One request that was answered, as the audit trail keeps it (spec/dataplane.md 1.13).
 
     `path` has no query: selectors and commands may hold secrets. `user` and `node` are empty for
-    a caller nobody knows. `denied` is the label of an answer of our own, else empty.
+    a caller nobody knows. `status` is 499 when the client went before there was an answer. `denied`
+    is the label of an answer of our own, else empty.
     `duration` in seconds; `sent` and `received` in bytes of bodies or streams, from the client's
     point of view of the proxy: `sent` went to the client.
     """

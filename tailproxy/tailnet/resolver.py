@@ -204,7 +204,7 @@ class TailscaledResolver:
             raise self._unavailable(error) from error
         except IdentityError as error:
             result = "unusable"
-            raise UnusableIdentityError(str(error).removesuffix(".")) from error
+            raise UnusableIdentityError(str(error)) from error
         except CancelledError:
             result = "cancelled"
             raise

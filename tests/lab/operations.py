@@ -229,8 +229,10 @@ def attach_input(scene: Scene) -> None:
 def debug(scene: Scene) -> None:
     """``debug`` runs a new container in the pod, which sees the processes of another."""
     word = secrets.token_hex(8)
-    # It waits for a line, since what it says before kubectl has attached would be lost to us.
-    script = f"read line; ls /proc/1/root/www; echo $line {word}"
+    # It waits for a line, since what it says before kubectl has attached would be lost to us. And
+    # it lives on for a while: the kubelet may lose the last output of a container that ends at
+    # once (7 of 100 straight at a busy API server).
+    script = f"read line; ls /proc/1/root/www; echo $line {word}; sleep 2"
     with scene.kubectl.running(
         "debug", scene.pod,
         "--image", "lab.local/busybox:1", "--image-pull-policy", "Never",
