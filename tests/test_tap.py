@@ -35,8 +35,8 @@ from tailproxy.proxy.nodelistener import NodeListener
 from tailproxy.schema import ConfigError
 from tailproxy.tap import Options, build
 from tailproxy.testing import FakeLocalAPI, Reply
-from tests.proxy.plane import proxy_header
 from tests.proxy.servers import Authority, Wire, dial, eventually
+from tests.proxyheader import proxy_header
 from tests.test_config import OPERATOR
 
 if TYPE_CHECKING:
@@ -239,6 +239,7 @@ async def test_a_request_goes_through_the_whole_service(start, api, tmp_path):
     assert seen["impersonate-group"] == "dev"
     assert seen["authorization"] == "Bearer our-token"
     await daemon.says(r"ada@corp\.example GET /api/v1/pods 200")
+    await daemon.says("impersonation is well")  # the last that readiness waits for at start
     assert (await daemon.admin("/readyz"))[0] == 200
     assert (await daemon.admin("/healthz"))[:2] == (200, "ok")
     _, metrics = await daemon.admin("/metrics")
