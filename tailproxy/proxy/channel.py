@@ -27,7 +27,7 @@ from tailproxy.errors import ApiError
 from tailproxy.proxy.keepalive import watch_peer
 from tailproxy.proxy.request import Request
 from tailproxy.proxy.stream import Stream, end_writing
-from tailproxy.wire.http1 import BadRequest, Framing, check_request, upgrade_of
+from tailproxy.wire.http1 import NO_BODY, BadRequest, check_request, upgrade_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -246,10 +246,6 @@ class HTTPChannel(Protocol):
                 raise BadRequest(400, "Connection and Upgrade contradict each other")
             if upgrade is not None and self._version != "1.1":
                 raise BadRequest(400, "HTTP/1.0 knows no upgrades")
-            if upgrade is not None and (framing.chunked or framing.length):
-                # llhttp reads no body behind a head that asks for an upgrade, so that where
-                # the body ends would be a matter of opinion.
-                raise BadRequest(400, "a request that asks for an upgrade must have no body")
         except BadRequest as error:
             self._malformed(error)
             return None
@@ -299,7 +295,7 @@ class HTTPChannel(Protocol):
                 _printable(self._target),
                 "1.1",
                 [],
-                _NO_FRAMING,
+                NO_BODY,
                 None,
                 keep_alive=False,
             )
@@ -454,9 +450,6 @@ class HTTPChannel(Protocol):
             self._malformed(BadRequest(408, "the request's head took too long"))
         else:
             self._close()
-
-
-_NO_FRAMING = Framing(length=0, chunked=False)
 
 
 def _too_large(limit: int) -> BadRequest:

@@ -8,6 +8,7 @@ from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import IExchange, ResponseHead
+from tailproxy.wire import http1
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # Methods whose requests may be sent again when a kept connection turned out to be closed
 # (RFC 9110, 9.2.1: safe ones).
 _REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-_NO_BODY = frozenset((204, 304))
 
 
 @implementer(IExchange)
@@ -63,13 +63,12 @@ class Exchange:
     def write_body(self, chunk: bytes) -> None:
         """Send bytes of the request's body."""
         if chunk:  # an empty one would be the end of the body
-            self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self.request.chunked else chunk)
+            self._write(http1.chunk(chunk) if self.request.chunked else chunk)
 
     def end_body(self, trailers: Sequence[Header]) -> None:
         """The request's body is complete."""
         if self.request.chunked:
-            fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
-            self._write(b"0\r\n" + fields + b"\r\n")
+            self._write(http1.last_chunk(trailers))
         self._body_ended = True
         if self._producer is not None:
             self._producer = None
@@ -135,7 +134,7 @@ class Exchange:
         self._connection = connection
         request = self.request
         lines = [b"%b %b%b HTTP/1.1\r\n" % (request.method, self._upstream.prefix, request.target)]
-        lines += [b"%b: %b\r\n" % field for field in request.headers]
+        lines.append(http1.field_lines(request.headers))
         if request.chunked:
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(b"\r\n")
@@ -161,7 +160,7 @@ class Exchange:
 
     def expects_body(self, code: int) -> bool:
         """Whether an answer with that code has a body (RFC 9112, 6.3)."""
-        return self.request.method != b"HEAD" and code not in _NO_BODY
+        return http1.has_body(self.request.method, code)
 
     def accepts_switch(self, head: ResponseHead) -> bool:
         """Whether a 101 switches to what was asked for (spec/streaming.md 1.3)."""

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import AccessRecord, ResponseHead
+from tailproxy.wire import http1
 from tailproxy.wire.requestinfo import is_discovery, request_info
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
             """Whether the stream's deadline counts in a drain, not the request's."""
 
 
-_NO_BODY = frozenset((204, 304))
 CLIENT_GONE = 499
 """What the audit trail calls a request whose client went before it had an answer."""
 
@@ -262,7 +262,7 @@ class Request:
             lines.append(b"%b: %b\r\n" % (name, value))
             if name.lower() == b"content-length":
                 length = True
-        if not length and not self.has_no_answer_body(head.code):
+        if not length and http1.has_body(self.method, head.code):
             if self.version == "1.0":
                 self.keep_alive = False
                 self._until_close = True
@@ -276,12 +276,6 @@ class Request:
         lines.append(b"\r\n")
         self._channel.write(b"".join(lines))
 
-    def has_no_answer_body(self, code: int) -> bool:
-        """Whether an answer with this code has no body, whatever its headers say
-        (RFC 9112, 6.3).
-        """
-        return code in _NO_BODY or self.method == b"HEAD"
-
     def write(self, chunks: Sequence[bytes]) -> None:
         """Write a part of the answer's body, at once."""
         if self.gone:
@@ -290,7 +284,7 @@ class Request:
         self.sent += len(data)
         if self._chunked_answer:
             if data:
-                self._channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+                self._channel.write(http1.chunk(data))
         else:
             self._channel.write(data)
 
@@ -299,11 +293,7 @@ class Request:
         if self.gone:
             return
         if self._chunked_answer:
-            if trailers:
-                fields = b"".join(b"%b: %b\r\n" % field for field in trailers)
-                self._channel.write(b"0\r\n" + fields + b"\r\n")
-            else:
-                self._channel.write(b"0\r\n\r\n")
+            self._channel.write(http1.last_chunk(trailers))
         self._account()
         self._channel.answered(self)
 
@@ -323,7 +313,7 @@ class Request:
             *extra,
         ]
         self.start(ResponseHead(code, _REASONS.get(code, b"Error"), headers))
-        if not self.has_no_answer_body(code):
+        if http1.has_body(self.method, code):
             self.write((body,))
         self.finish()
 
@@ -429,7 +419,7 @@ class Request:
 
 
 def _head_bytes(head: ResponseHead) -> bytes:
-    fields = b"".join(b"%b: %b\r\n" % field for field in head.headers)
+    fields = http1.field_lines(head.headers)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (head.code, head.reason, fields)
 
 

@@ -76,8 +76,37 @@ class Framing:
     chunked: bool
 
 
+# Codes of answers that never have a body (RFC 9110, 15).
+_NO_BODY_CODES = frozenset((204, 304))
 NO_BODY = Framing(length=0, chunked=False)
 CHUNKED = Framing(length=None, chunked=True)
+
+
+def has_body(method: bytes, code: int) -> bool:
+    """Tell whether a final answer has a body, whatever its headers say (RFC 9112, 6.3).
+
+    :param method: of the request.
+    :param code: status code of the answer.
+    """
+    return method != b"HEAD" and code not in _NO_BODY_CODES
+
+
+def field_lines(headers: Headers) -> bytes:
+    """Write header or trailer lines, each with its line end."""
+    return b"".join(b"%b: %b\r\n" % field for field in headers)
+
+
+def chunk(data: bytes) -> bytes:
+    """Write one chunk of a body (RFC 9112, 7.1).
+
+    :param data: not empty: an empty chunk would be the end of the body.
+    """
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: Headers) -> bytes:
+    """Write the end of a body in chunks."""
+    return b"0\r\n" + field_lines(trailers) + b"\r\n"
 
 
 def check_request(method: bytes, target: bytes, version: str, headers: Headers) -> Framing:
@@ -242,6 +271,7 @@ def _check_upgrade(values: list[bytes], headers: Headers, framing: Framing) -> N
     if values[0].translate(None, _PRINTABLE):
         raise BadRequest(400, "the Upgrade header holds a character that is not printable ASCII")
     if framing != NO_BODY and upgrade_of(headers) is not None:
+        # llhttp reads no body behind such a head, so where it ends would be a matter of opinion.
         raise BadRequest(400, "a request for an upgrade cannot have a body")
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import struct
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
+
+from tests.proxyheader import proxy_header
 
 if TYPE_CHECKING:
     import socket
@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
     from tests.lab.lab import Lab
     from tests.lab.service import Service
-
-
-def proxy_header(source: str, port: int = 50000) -> bytes:
-    """A PROXY v2 header as tailscaled writes it (spec/dataplane.md 5.1)."""
-    address = ip_address(source)
-    family, mine = (0x11, "100.64.0.9") if address.version == 4 else (0x21, "fd7a:115c:a1e0::9")
-    body = address.packed + ip_address(mine).packed + struct.pack("!HH", port, 8443)
-    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x21, family, len(body)) + body
 
 
 @dataclass(frozen=True)

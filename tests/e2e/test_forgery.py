@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.e2e.client import address_of, proxy_header
+from tests.e2e.client import address_of
+from tests.proxyheader import proxy_header
 
 MARK = "forged-by-mallory"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from ipaddress import ip_address
 
 import attrs
@@ -47,6 +46,7 @@ from tests.proxy.servers import (
     dial,
     eventually,
 )
+from tests.proxyheader import proxy_header
 
 ADA = "100.64.0.5"
 STRANGER = "100.64.99.99"
@@ -96,14 +96,6 @@ class Audit:
 
     def answered(self, record: AccessRecord) -> None:
         self.records.append(record)
-
-
-def proxy_header(source: str = ADA, port: int = 50000) -> bytes:
-    """A PROXY v2 header as tailscaled writes it."""
-    address = ip_address(source)
-    family, mine = (0x11, "100.64.0.9") if address.version == 4 else (0x21, "fd7a:115c:a1e0::9")
-    body = address.packed + ip_address(mine).packed + struct.pack("!HH", port, 8443)
-    return b"\r\n\r\n\0\r\nQUIT\n" + struct.pack("!BBH", 0x21, family, len(body)) + body
 
 
 class Plane:

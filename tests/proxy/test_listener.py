@@ -15,10 +15,11 @@ from twisted.internet.task import Clock, deferLater
 from tailproxy.interfaces import KeyPair
 from tailproxy.proxy.site import Limits
 from tailproxy.testing import FakeCertificateSource
-from tests.proxy.plane import ADA, Plane, identity, proxy_header
+from tests.proxy.plane import ADA, Plane, identity
 from tests.proxy.servers import Authority, ClientTLS, Flood, Wire, dial, eventually
 from tests.proxy.test_relay import join
 from tests.proxy.test_reverse import OK, chunk
+from tests.proxyheader import proxy_header
 
 GET = b"GET /x HTTP/1.1\r\nHost: kube\r\n\r\n"
 SIGNATURE = "0d0a0d0a000d0a515549540a"

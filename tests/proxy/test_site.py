@@ -9,9 +9,10 @@ from twisted.internet.task import Clock
 
 from tailproxy.interfaces import DrainTimes, IDrainable
 from tailproxy.proxy.service import DataPlane
-from tests.proxy.plane import Plane, proxy_header
+from tests.proxy.plane import ADA, Plane
 from tests.proxy.servers import Wire, dial, eventually
 from tests.proxy.test_relay import join
+from tests.proxyheader import proxy_header
 
 GET = b"GET /x HTTP/1.1\r\nHost: kube\r\n\r\n"
 WATCH = b"GET /api/v1/pods?watch=1 HTTP/1.1\r\nHost: kube\r\n\r\n"
@@ -102,11 +103,11 @@ async def test_request_whose_head_is_half_here_is_served(plane):
 
 async def test_connection_whose_proxy_header_is_half_here_is_served(plane):
     client = await dial(plane.port, "127.0.0.2")
-    client.send(proxy_header()[:20])
+    client.send(proxy_header(ADA)[:20])
     await eventually(lambda: any(c._received for c in plane.site._channels))
     done = plane.service.drain()
     assert not done.called
-    client.send(proxy_header()[20:] + GET)
+    client.send(proxy_header(ADA)[20:] + GET)
     server = await plane.server.connection()
     await server.receives(b"\r\n\r\n")
     server.send(OK)
