@@ -18,6 +18,7 @@ from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
@@ -230,6 +231,13 @@ class ICertificateSource(Interface):
             the default one.
         :returns: None while there is none at all: the handshake is refused.
         """
+
+
+class IDoor(Interface):
+    """Where an accepted connection goes: to an HTTP channel here, or to a worker process."""
+
+    def admit(connection: socket.socket) -> None:
+        """Take a connected TCP socket, and with it the duty to close it. Never raises."""
 
 
 @attrs.frozen
