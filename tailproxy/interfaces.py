@@ -239,6 +239,9 @@ class IDoor(Interface):
     def admit(connection: socket.socket) -> None:
         """Take a connected TCP socket, and with it the duty to close it. Never raises."""
 
+    def close() -> None:
+        """No more connections will come; those that came go on."""
+
 
 @attrs.frozen
 class DrainTimes:

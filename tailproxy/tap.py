@@ -32,6 +32,7 @@ from tailproxy.config import Config, load
 from tailproxy.interfaces import (
     DrainTimes,
     ICertificateSource,
+    IDoor,
     IIdentityResolver,
     IReadinessCheck,
     IResourcePlugin,
@@ -44,7 +45,8 @@ from tailproxy.metrics import Metrics
 from tailproxy.options import CertificatesFrom, ListenerKind, LogFormat, ResolverKind
 from tailproxy.policy.decide import Mode, Rules
 from tailproxy.policy.identity import IdentityError
-from tailproxy.proxy.listener import ChannelFactory, Listener, ProxyHeaderFactory, SocketFactory
+from tailproxy.proxy.doors import Entrance, FactoryDoor, ProxyHeaderDoor, SocketDoor
+from tailproxy.proxy.listener import Listener
 from tailproxy.proxy.nodelistener import NodeListener
 from tailproxy.proxy.peer import TailscaledOnly
 from tailproxy.proxy.plugins import PluginsResource
@@ -415,16 +417,17 @@ def _listeners(
     found: list[Listener] = []
     for listener in config.tailproxy.listeners:
         service = listener.service or config.api_server_proxy.service_name
-        channels = ChannelFactory(site, listener.label, tls if listener.own_tls else None)
-        factory: Any
+        entrance = Entrance(
+            reactor, site, listener.label, tls if listener.own_tls else None, service
+        )
+        door: IDoor
         if listener.kind is ListenerKind.SERVE:
-            factory = ProxyHeaderFactory(channels, service, metrics, tailnet.doorkeeper)
+            door = ProxyHeaderDoor(entrance, metrics, tailnet.doorkeeper)
         else:
-            local = listener.kind is ListenerKind.LOOPBACK
-            factory = SocketFactory(channels, service, local=local)
-        ports = [(listener.label, listener.endpoint.port, factory)]
+            door = SocketDoor(entrance, local=listener.kind is ListenerKind.LOOPBACK)
+        ports: list[tuple[str, int, IDoor]] = [(listener.label, listener.endpoint.port, door)]
         if listener.redirect:
-            redirect = redirect_site(listener.endpoint.port)
+            redirect = FactoryDoor(reactor, redirect_site(listener.endpoint.port))
             ports.append((f"{listener.label}-redirect", 80, redirect))
         for name, port, answers in ports:
             if listener.endpoint.host is not None:

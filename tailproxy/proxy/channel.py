@@ -24,9 +24,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tailproxy.errors import ApiError
-from tailproxy.proxy.keepalive import watch_peer
 from tailproxy.proxy.request import Request
-from tailproxy.proxy.stream import Stream, end_writing
+from tailproxy.proxy.stream import Stream
 from tailproxy.wire.http1 import NO_BODY, BadRequest, check_request, upgrade_of
 
 if TYPE_CHECKING:
@@ -142,7 +141,6 @@ class HTTPChannel(Protocol):
 
     def connectionMade(self) -> None:
         """Wait for a request."""
-        watch_peer(self.transport)
         self._waiting_until = self.clock.seconds() + self.site.limits.header_seconds
         self._timer = self.clock.callLater(self.site.limits.header_seconds, self._check_time)
         self.site.opened(self)
@@ -419,7 +417,7 @@ class HTTPChannel(Protocol):
         self._check_in(LINGER_SILENCE_SECONDS)
         self.resume_reading()
         if not told:
-            end_writing(self.transport)
+            self.transport.loseWriteConnection()
 
     def _discard(self, size: int) -> None:
         self._discarded = (self._discarded or 0) + size

@@ -14,19 +14,18 @@ from OpenSSL import SSL
 from service_identity import VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener, IOpenSSLClientConnectionCreator
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
 from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import ResponseHead
-from tailproxy.proxy.keepalive import watch_peer
 from tailproxy.proxy.stream import Stream
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
-    from twisted.protocols.tls import TLSMemoryBIOProtocol
     from twisted.python.failure import Failure
 
     from tailproxy.proxy.exchange import Exchange
@@ -47,7 +46,6 @@ _CHAIN_ERRORS = {
 }
 
 
-@implementer(IOpenSSLClientConnectionCreator)
 class ServerVerification:
     """Makes the TLS connection for one dial and remembers what was wrong with the server.
 
@@ -61,14 +59,14 @@ class ServerVerification:
         self._is_address = _is_address(server_name)
         self._chain_error: int | None = None
 
-    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection in client state; SNI is sent for names only (RFC 6066, 3)."""
-        connection = SSL.Connection(self._context, None)
-        connection.set_verify(SSL.VERIFY_PEER, self._judge)
+    def connect(self, connection: socket.socket) -> SSL.Connection:
+        """TLS over a socket, in connect state; SNI is sent for names only (RFC 6066, 3)."""
+        tls = SSL.Connection(self._context, connection)
+        tls.set_verify(SSL.VERIFY_PEER, self._judge)
         if not self._is_address:
-            connection.set_tlsext_host_name(self._server_name.encode("idna"))
-        connection.set_connect_state()
-        return connection
+            tls.set_tlsext_host_name(self._server_name.encode("idna"))
+        tls.set_connect_state()
+        return tls
 
     def _judge(
         self, connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int
@@ -152,10 +150,6 @@ class UpstreamConnection(Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._forget_message()
 
-    def connectionMade(self) -> None:
-        """Wait for the handshake."""
-        watch_peer(self.transport)
-
     def handshakeCompleted(self) -> None:
         """The chain is good; the name decides whether anything is sent."""
         try:
@@ -183,8 +177,7 @@ class UpstreamConnection(Protocol):
     @property
     def usable(self) -> bool:
         """Whether a request may be sent on it, as far as can be known."""
-        # Behind TLS, what is ending says so first below.
-        return not (self.transport.disconnecting or self.transport.transport.disconnecting)
+        return self.transport.connected and not self.transport.disconnecting
 
     def abort(self) -> None:
         """End the connection at once."""

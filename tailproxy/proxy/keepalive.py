@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from typing import Any
 
-# Dead after 30 s of silence and three probes without an answer, 10 s apart.
-_OPTIONS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+# Dead after 30 s of silence and three probes without an answer, 10 s apart. Not every system has
+# all of these.
+_OPTIONS = [
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+]
 
 
-def watch_peer(transport: Any) -> None:
+def watch_peer(connection: socket.socket) -> None:
     """Have the system look after the peer, and send small writes at once.
 
-    :param transport: a TCP connection of the reactor, or TLS on top of one.
+    :param connection: of TCP.
     """
     with suppress(OSError):  # it may be gone already, which the reactor will tell
-        transport.setTcpNoDelay(True)
-        transport.setTcpKeepAlive(True)
-        for name, value in _OPTIONS.items():
-            if hasattr(socket, name):  # not every system has all three
-                transport.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _OPTIONS:
+            connection.setsockopt(socket.IPPROTO_TCP, name, value)

@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
-from tailproxy.proxy.listener import BACKLOG, Listener
+from tailproxy.proxy.listener import Listener, open_port
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IListeningPort
-    from twisted.internet.protocol import Factory
 
+    from tailproxy.interfaces import IDoor
     from tailproxy.wire.addresses import IPAddress
 
 # An address may be announced a moment before the interface has it.
@@ -32,8 +32,8 @@ class NodeListener(Listener):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, name: str, port: int, factory: Factory[Any]) -> None:
-        super().__init__(reactor, name, (), port, factory)
+    def __init__(self, reactor: Any, name: str, port: int, door: IDoor) -> None:
+        super().__init__(reactor, name, (), port, door)
         self._open: dict[str, IListeningPort] = {}
         self._refused: dict[str, str] = {}
         self._retry: IDelayedCall | None = None
@@ -74,9 +74,7 @@ class NodeListener(Listener):
 
     def _bind(self, address: str) -> None:
         try:
-            port = self._reactor.listenTCP(
-                self._port, self._factory, backlog=BACKLOG, interface=address
-            )
+            port = open_port(self._reactor, address, self._port, self._door)
         except CannotListenError as error:
             reason = str(error.socketError)
             if self._refused.get(address) != reason:

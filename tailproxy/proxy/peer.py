@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
@@ -95,7 +95,7 @@ class TailscaledOnly:
         self._owners: SocketOwners | None = None
         self._asked = False
 
-    def admits(self, transport: Any) -> bool:
+    def admits(self, connection: socket.socket) -> bool:
         """Whether the connection comes from somebody who may write a PROXY header.
 
         Without tailscaled nobody gets any further, so until its socket has been seen the
@@ -109,9 +109,9 @@ class TailscaledOnly:
         except OSError:
             if self._user is None:
                 return True
-        peer, here = transport.getPeer(), transport.getHost()
         try:
-            owner = owners.owner((peer.host, peer.port), (here.host, here.port))
+            peer, here = connection.getpeername(), connection.getsockname()
+            owner = owners.owner(peer[:2], here[:2])
         except OSError as error:
             self._log.error("cannot see which local user connects: {reason}", reason=error)
             return False

@@ -22,7 +22,6 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from tailproxy.interfaces import IStreamReceiver
-from tailproxy.proxy.stream import end_writing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +125,7 @@ class Relay:
 
     def _pass_on_end(self, sink: Any) -> None:
         sink.unregisterProducer()
-        end_writing(sink)
+        sink.loseWriteConnection()
         self._await_silence()
 
     def _await_silence(self) -> None:

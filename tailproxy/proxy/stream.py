@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from tailproxy.interfaces import IStream
@@ -67,16 +66,3 @@ class Stream:
         self._lost = True
         if self._receiver is not None:
             self._receiver.stream_lost()
-
-
-def end_writing(transport: Any) -> None:
-    """Say that nothing more will be written, and go on reading.
-
-    On plain TCP that is a FIN. Over TLS it is a close_notify (RFC 8446, 6.1): what Twisted's
-    `loseConnection` sends there, and it delivers what still comes until the other side ends
-    as well. A producer must have been unregistered.
-    """
-    if isinstance(transport, TLSMemoryBIOProtocol):
-        transport.loseConnection()
-    else:
-        transport.loseWriteConnection()

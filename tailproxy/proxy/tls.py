@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions, TLSVersion
-from zope.interface import implementer
 
 if TYPE_CHECKING:
-    from twisted.protocols.tls import TLSMemoryBIOProtocol
+    import socket
 
     from tailproxy.interfaces import ICertificateSource, KeyPair
 
 # Names with a certificate of their own: the node, its Services, and the ones before a swap.
 _CONTEXTS = 16
+_PROTOCOL = b"http/1.1"
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
     """Makes server connections with the certificate that the client's server name asks for.
 
@@ -41,11 +39,11 @@ class ServerTLS:
         self._bare.set_min_proto_version(SSL.TLS1_2_VERSION)
         self._bare.set_tlsext_servername_callback(self._choose)
 
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection in accept state."""
-        connection = SSL.Connection(self._context(None), None)
-        connection.set_accept_state()
-        return connection
+    def accept(self, connection: socket.socket) -> SSL.Connection:
+        """TLS over a socket, in accept state."""
+        tls = SSL.Connection(self._context(None), connection)
+        tls.set_accept_state()
+        return tls
 
     def _context(self, server_name: str | None) -> SSL.Context:
         pair = self._certificates.pair(server_name)
@@ -67,9 +65,9 @@ class ServerTLS:
             certificate=leaf,
             extraCertChain=rest,
             raiseMinimumTo=TLSVersion.TLSv1_2,
-            acceptableProtocols=[b"http/1.1"],
         )
         context: SSL.Context = options.getContext()
+        context.set_alpn_select_callback(_select_protocol)
         context.set_tlsext_servername_callback(self._choose)
         return context
 
@@ -79,3 +77,7 @@ class ServerTLS:
             context = self._context(name.decode("ascii", "replace").lower())
             if context is not connection.get_context():
                 connection.set_context(context)
+
+
+def _select_protocol(_: SSL.Connection, offered: list[bytes]) -> Any:
+    return _PROTOCOL if _PROTOCOL in offered else SSL.NO_OVERLAPPING_PROTOCOLS

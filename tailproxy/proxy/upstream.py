@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -23,8 +23,13 @@ from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import IUpstream
 from tailproxy.proxy.connection import ServerVerification, UpstreamConnection
 from tailproxy.proxy.exchange import Exchange
+from tailproxy.proxy.keepalive import watch_peer
+from tailproxy.proxy.tlstransport import TLSTransport
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from OpenSSL import SSL
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
@@ -251,14 +256,11 @@ class _Dial:
         factory: Factory[Any] = Factory()
         factory.noisy = False
         factory.buildProtocol = self._build  # type: ignore[method-assign,assignment]
-        endpoint = wrapClientTLS(
-            self._verification,
-            HostnameEndpoint(
-                clock,
-                self._host.encode("ascii" if self._host.isascii() else "idna"),
-                self._port,
-                timeout=self._upstream.limits.connect_seconds,
-            ),
+        endpoint = HostnameEndpoint(
+            clock,
+            self._host.encode("ascii" if self._host.isascii() else "idna"),
+            self._port,
+            timeout=self._upstream.limits.connect_seconds,
         )
         self._upstream.dialling(self)
         self._connecting = endpoint.connect(factory)
@@ -272,7 +274,12 @@ class _Dial:
         elif self._connecting is not None:
             self._connecting.cancel()
 
-    def _build(self, _: object) -> UpstreamConnection:
+    def _build(self, _: object) -> _Connected:
+        return _Connected(self._secure)
+
+    def _secure(self, connected: socket.socket) -> None:
+        """There is a socket: begin TLS on it."""
+        self._connecting = None
         limits = self._upstream.limits
         connection = self._connection = UpstreamConnection(
             self._key, self._verification, self._ready, self._failed, self._upstream.closed
@@ -283,7 +290,9 @@ class _Dial:
             connection.give_up,
             UpstreamError(504, "connect", "its TLS handshake takes too long"),
         )
-        return connection
+        watch_peer(connected)
+        tls = self._verification.connect(connected)
+        TLSTransport(self._upstream.clock, connected, connection, tls).start()
 
     def _end(self) -> None:
         self._upstream.dialled(self)
@@ -316,6 +325,20 @@ class _Dial:
             self._log.failure("cannot dial {where}", failure, where=where)
             error = UpstreamError(502, "connect", f"cannot connect to {where}")
         self._failed(error)
+
+
+class _Connected(Protocol):
+    """Takes the socket of a connection over from Twisted."""
+
+    transport: Any
+
+    def __init__(self, take: Callable[[socket.socket], None]) -> None:
+        self._take = take
+
+    def connectionMade(self) -> None:
+        """The reactor forgets its transport, and the socket is ours."""
+        self.transport.stopReading()
+        self._take(self.transport.getHandle())
 
 
 def _cancel(timer: IDelayedCall) -> None:

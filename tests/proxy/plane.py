@@ -24,12 +24,8 @@ from tailproxy.policy.decide import ClientImpersonation, Mode, Rules
 from tailproxy.policy.grants import Grants
 from tailproxy.policy.identity import Caller, Identity
 from tailproxy.proxy.channel import HTTPChannel
-from tailproxy.proxy.listener import (
-    ChannelFactory,
-    Listener,
-    ProxyHeaderFactory,
-    SocketFactory,
-)
+from tailproxy.proxy.doors import Entrance, ProxyHeaderDoor, SocketDoor
+from tailproxy.proxy.listener import Listener
 from tailproxy.proxy.plugins import PluginsResource
 from tailproxy.proxy.reverse import ReverseProxyResource
 from tailproxy.proxy.service import DataPlane
@@ -137,16 +133,20 @@ class Plane:
         self.site = Site(
             root, self.audit, self.metrics, clock, times or DrainTimes(0.5, 1.0), limits
         )
-        channels = ChannelFactory(
-            self.site, "test", ServerTLS(certificates) if certificates is not None else None
+        entrance = Entrance(
+            reactor,
+            self.site,
+            "test",
+            ServerTLS(certificates) if certificates is not None else None,
+            "svc:kube",
         )
-        factory = (
-            ProxyHeaderFactory(channels, "svc:kube", self.metrics)
+        self.door = (
+            ProxyHeaderDoor(entrance, self.metrics)
             if kind == "serve"
-            else SocketFactory(channels, "svc:kube", local=kind == "loopback")
+            else SocketDoor(entrance, local=kind == "loopback")
         )
         self.kind = kind
-        self.listener = Listener(reactor, "test", [address], 0, factory)
+        self.listener = Listener(reactor, "test", [address], 0, self.door)
         self.service = DataPlane(self.site, self.upstream, [self.listener])
 
     def start(self) -> None:
@@ -194,10 +194,8 @@ class Plane:
     @property
     def buffered(self) -> int:
         """Bytes that the proxy itself holds for slow readers."""
-        sockets = [c.transport for c in self.site._channels]
-        sockets += [c.transport for c in self.upstream._open]
-        sockets = [getattr(each, "transport", each) for each in sockets]
-        return sum(len(each.dataBuffer) + each._tempDataLen for each in sockets)
+        sides = [*self.site._channels, *self.upstream._open]
+        return sum(side.transport.buffered for side in sides)
 
     async def answered(self, count: int = 1, seconds: float = 5.0) -> list[AccessRecord]:
         """The access records, once there are so many."""

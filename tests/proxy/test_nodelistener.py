@@ -10,6 +10,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
+from tailproxy.proxy.doors import FactoryDoor
 from tailproxy.proxy.nodelistener import NodeListener
 from tests.proxy.servers import Wire, dial
 
@@ -38,7 +39,7 @@ def clock() -> ClockedReactor:
 def listener(clock):
     factory = Factory.forProtocol(Wire)
     factory.noisy = False
-    listener = NodeListener(clock, "tailnet", 0, factory)
+    listener = NodeListener(clock, "tailnet", 0, FactoryDoor(reactor, factory))
     yield listener
     pytest_twisted.blockon(Deferred.fromCoroutine(stopped(listener)))
     assert clock.getDelayedCalls() == []
