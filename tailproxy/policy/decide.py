@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import cached_property
+from typing import TYPE_CHECKING
 
 import attrs
 
 from tailproxy.policy.headers import impersonation_of
 from tailproxy.policy.identity import Identity, Unsendable
-from tailproxy.wire.http1 import Headers, may_upgrade
-from tailproxy.wire.requestinfo import (
-    NodeProxy,
-    RequestInfo,
-    node_proxy,
-    request_info,
-    session_kind,
-)
+from tailproxy.wire.head import read_head
+from tailproxy.wire.requestinfo import NodeProxy, node_proxy
+
+if TYPE_CHECKING:
+    from tailproxy.wire.head import RequestHead as _RequestHead
+    from tailproxy.wire.http1 import Headers
 
 
 class Mode(Enum):
@@ -46,29 +44,6 @@ class Rules:
 
     mode: Mode = Mode.AUTH
     client_impersonation: ClientImpersonation = ClientImpersonation.REFUSE
-
-
-@attrs.frozen
-class RequestHead:
-    """A request as sent, without its body.
-
-    :ivar method: as sent.
-    :ivar target: path and query as sent.
-    :ivar version: of HTTP: ``1.0`` or ``1.1``.
-    :ivar headers: in order, as sent.
-    :ivar upgrade: what `http1.upgrade_of` says about them.
-    """
-
-    method: bytes
-    target: bytes
-    version: str
-    headers: Headers = attrs.field(repr=False)  # they may hold tokens
-    upgrade: bytes | None = None
-
-    @cached_property
-    def info(self) -> RequestInfo:
-        """The request in the API server's words."""
-        return request_info(self.method, self.target)
 
 
 @attrs.frozen
@@ -101,7 +76,18 @@ class Refusal:
     cause: Exception | None = attrs.field(default=None, eq=False)
 
 
-def decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
+# Nearly every request.
+_FORWARD = Forward()
+
+
+def RequestHead(
+    method: bytes, target: bytes, version: str, headers: Headers, _: bytes | None
+) -> _RequestHead:
+    """Read a head again: until the channel hands on what it has read."""
+    return read_head(method, target, version, headers)
+
+
+def decide(identity: Identity, request: _RequestHead, rules: Rules) -> Forward | Refusal:
     """Decide about one request. Never raises: what cannot be decided is refused.
 
     :param identity: the caller's.
@@ -120,24 +106,24 @@ def decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | 
         )
 
 
-def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
+def _decide(identity: Identity, request: _RequestHead, rules: Rules) -> Forward | Refusal:
     if rules.mode is not Mode.NOAUTH:
         refusal = _impersonation(identity, request, rules)
         if refusal is not None:
             return refusal
-    session: str | None = session_kind(request.target)
-    upgrade = request.upgrade is not None or may_upgrade(request.headers)
-    if node_proxy(request.method, request.target, upgrade) is NodeProxy.EXEC:
+    session: str | None = request.info.session
+    if node_proxy(request.method, request.info, request.may_upgrade) is NodeProxy.EXEC:
         session = "node-exec"
-    if identity.grants.fail_open:
-        return Forward(session, _unrecorded(identity, session))
-    return _enforced(identity, session) or Forward(session)
+    if not identity.grants.fail_open:
+        return _enforced(identity, session) or Forward(session)
+    unrecorded = _unrecorded(identity, session)
+    return Forward(session, unrecorded) if session or unrecorded else _FORWARD
 
 
-def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Refusal | None:
+def _impersonation(identity: Identity, request: _RequestHead, rules: Rules) -> Refusal | None:
     """Refuse what cannot be run as the caller and as nobody else."""
     if rules.client_impersonation is not ClientImpersonation.STRIP:
-        names = impersonation_of(request.headers)
+        names = impersonation_of(request)
         if names:
             return Refusal(
                 403,
@@ -149,7 +135,7 @@ def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Re
                 "group you need, or reach the API server another way.",
             )
     try:
-        identity.impersonation  # noqa: B018 - built here, so that it cannot fail later
+        identity.impersonation_lines  # noqa: B018 - built here, so that it cannot fail later
     except Unsendable as error:
         return Refusal(
             403,

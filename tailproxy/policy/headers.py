@@ -6,9 +6,15 @@ does not trust the first: between them stands the rule that nobody acts as anybo
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from tailproxy.policy.identity import Identity, Unsendable
 from tailproxy.wire.addresses import IPAddress, unmapped
-from tailproxy.wire.http1 import Header, Headers, end_to_end
+from tailproxy.wire.http1 import NOT_UPSTREAM, Header, Headers, end_to_end
+
+if TYPE_CHECKING:
+    from tailproxy.wire.head import RequestHead
 
 # Names that authenticate, or tell the API server who somebody is or where from (dataplane.md 1.4).
 _CREDENTIALS = frozenset((b"authorization", b"proxy-authorization", b"x-real-ip"))
@@ -18,11 +24,27 @@ _IDENTITY_PREFIXES = (b"impersonate-", b"x-remote-")
 _TOKEN_PROTOCOL = b"base64url.bearer.authorization.k8s.io"
 _CONTROL = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 
+# Names of which nothing of the client's goes further, with and without an identity of ours.
+_ENDING = NOT_UPSTREAM | {b"host"}
+_ENDING_IN_AUTH = _ENDING | _CREDENTIALS
+_ENDING_PREFIXES = (b"x-forwarded-",)
+_ENDING_PREFIXES_IN_AUTH = (*_ENDING_PREFIXES, *_IDENTITY_PREFIXES)
+_PROTOCOLS = b"sec-websocket-protocol"
+# What must not stand among the lines before ours: in lower case, a line feed before each.
+_NOT_OURS = re.compile(
+    rb"\n(?:impersonate-|x-remote-|(?:authorization|proxy-authorization|x-real-ip)[\t ]*:"
+    rb"|sec-websocket-protocol:[^\n]*base64url\.bearer\.authorization\.k8s\.io)"
+)
 
-def impersonation_of(headers: Headers) -> tuple[str, ...]:
+
+def impersonation_of(head: RequestHead) -> tuple[str, ...]:
     """Return the names of the client's own ``Impersonate-*`` headers, as sent."""
+    if not head.has_prefix(b"impersonate-"):
+        return ()
     return tuple(
-        name.decode("latin-1") for name, _ in headers if name.lower().startswith(b"impersonate-")
+        name.decode("latin-1")
+        for key, (name, _) in zip(head.keys, head.headers, strict=True)
+        if key.startswith(b"impersonate-")
     )
 
 
@@ -69,6 +91,103 @@ def outgoing(
         if bearer is not None:
             sent.append((b"Authorization", b"Bearer " + bearer))
     return sent
+
+
+def outgoing_block(
+    head: RequestHead,
+    *,
+    identity: Identity | None,
+    host: bytes,
+    client: bytes,
+    bearer: bytes | None,
+) -> bytes:
+    """Write the headers of the upstream request (dataplane.md 1.4), and prove them.
+
+    Hop-by-hop headers go first, the client's credentials and identity next, ours come last: in
+    another order a client could have ours removed.
+
+    :param head: the request's.
+    :param identity: to impersonate in ``auth`` mode; ``None`` in ``noauth`` mode, where the
+        client's credentials are its own business and stay.
+    :param host: the upstream's, for ``Host``.
+    :param client: the caller's tailnet address as text, for the API server's audit log.
+    :param bearer: our own token in ``auth`` mode; ``None`` without one.
+    :returns: all header lines and the empty one behind them.
+    :raises Unsendable: if a name to impersonate or the token cannot stand in a header, or the
+        set does not pass `check_block`.
+    """
+    lines = [b"Host: " + host]
+    lines += _kept(head, in_auth=identity is not None)
+    if head.trailers:
+        lines.append(b"TE: trailers")
+    if head.upgrade is not None:
+        lines += (b"Connection: Upgrade", b"Upgrade: " + head.upgrade)
+    if head.framing.chunked:
+        lines.append(b"Transfer-Encoding: chunked")
+    lines.append(b"X-Forwarded-For: " + client)
+    count = len(lines)
+    if identity is not None:
+        lines.append(identity.impersonation_lines)
+        count += 1 + len(identity.groups)
+        if bearer is not None:
+            lines.append(b"Authorization: Bearer " + bearer)
+            count += 1
+    lines += (b"", b"")
+    block = b"\r\n".join(lines)
+    check_block(block, count, identity, bearer)
+    return block
+
+
+def _kept(head: RequestHead, *, in_auth: bool) -> list[bytes]:
+    """Return the lines of a client's headers that go further, without their ends."""
+    ending = _ENDING_IN_AUTH if in_auth else _ENDING
+    if head.named:
+        ending |= head.named
+    prefixes = _ENDING_PREFIXES_IN_AUTH if in_auth else _ENDING_PREFIXES
+    fields = zip(head.keys, head.headers, strict=True)
+    if not any(map(head.has_prefix, prefixes)) and not (in_auth and _PROTOCOLS in head.keys):
+        return [b": ".join(field) for key, field in fields if key not in ending]
+    lines = []
+    for key, field in fields:
+        if key in ending or key.startswith(prefixes):
+            continue
+        if in_auth and _carries_token(key, field[1]):
+            protocols = _without_tokens(field[1])
+            if protocols:
+                lines.append(b": ".join((field[0], protocols)))
+        else:
+            lines.append(b": ".join(field))
+    return lines
+
+
+def check_block(block: bytes, count: int, identity: Identity | None, bearer: bytes | None) -> None:
+    """Prove that header lines make the API server act as the identity and as nobody else.
+
+    :param block: complete, as it will be written: all lines and the empty one behind them.
+    :param count: of the lines it is meant to have, without the empty one.
+    :param identity: the caller's in ``auth`` mode, ``None`` in ``noauth`` mode.
+    :param bearer: our own token in ``auth`` mode; ``None`` without one.
+    :raises Unsendable: if they do not; nothing may be sent then.
+    """
+    ends = block.count(b"\r\n")
+    if ends != count + 1 or len(block.translate(None, _CONTROL)) != len(block) - 2 * ends:
+        raise Unsendable("a header to be sent holds a control character")
+    if block.find(b"\r\n\r\n") != len(block) - 4:
+        raise Unsendable("the headers to be sent do not end where they should")
+    if identity is None:
+        if bearer is not None:
+            raise Unsendable("our own token must not be sent for a client with its own")
+        return
+    ours = identity.expected_lines + b"\r\n\r\n"
+    if bearer is not None:
+        if not bearer.strip():
+            raise Unsendable("our own token is empty")
+        ours = b"%b\r\nAuthorization: Bearer %b\r\n\r\n" % (identity.expected_lines, bearer)
+    if not identity.user or not block.endswith(ours):
+        raise Unsendable("the identity or the credential to be sent is not the right one")
+    others = b"\n" + block[: -len(ours)].lower()
+    if _NOT_OURS.search(others):
+        raise Unsendable("there is another identity or credential among what is to be sent")
 
 
 def check_outgoing(headers: Headers, identity: Identity | None, bearer: bytes | None) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tailproxy.policy.grants import GrantError, Grants, read_rules
+from tailproxy.wire.addresses import unmapped
 
 if TYPE_CHECKING:
     from tailproxy.wire.addresses import IPAddress
@@ -58,6 +59,16 @@ class Caller:
     service: str | None = None
     local: bool = False
 
+    @cached_property
+    def shown(self) -> str:
+        """The address as text; made once, since a connection serves many requests."""
+        return str(self.address)
+
+    @cached_property
+    def forwarded_for(self) -> bytes:
+        """The address as the API server is told: an IPv4-mapped one as what it stands for."""
+        return str(unmapped(self.address)).encode()
+
 
 @attrs.frozen
 class Identity:
@@ -94,6 +105,31 @@ class Identity:
             *((b"Impersonate-Group", _sendable("group", group)) for group in self.groups),
             (b"Impersonate-User", _sendable("user", self.user)),
         )
+
+    @cached_property
+    def impersonation_lines(self) -> bytes:
+        """The same as lines, without the end of the last one.
+
+        :raises Unsendable: if the user or a group cannot be sent as it is written.
+        """
+        return b"\r\n".join(map(b": ".join, self.impersonation))
+
+    @cached_property
+    def expected_lines(self) -> bytes:
+        """What these lines must be, for the last check: made of the names alone, and without any
+        doubt about them. A line end is in front of each.
+        """
+        groups = "".join([f"\r\nImpersonate-Group: {group}" for group in self.groups])
+        return f"{groups}\r\nImpersonate-User: {self.user}".encode()
+
+    def forwarded_for(self, caller: Caller) -> bytes:
+        """Return the address by which the tailnet knows the caller, as the API server is told.
+
+        :param caller: the one this identity was found for.
+        """
+        if caller.local and self.addresses:
+            return str(self.addresses[0]).encode()
+        return caller.forwarded_for
 
     def tailnet_address(self, caller: Caller) -> IPAddress:
         """Return the address by which the tailnet knows the caller.

@@ -19,7 +19,7 @@ Headers: TypeAlias = Sequence[Header]
 MAX_HEADER_BYTES = 1 << 20  # as the Go servers on either side of us (dataplane.md 1.11)
 MAX_HEADER_LINES = 1000
 
-_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _TARGET = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 _VALUE = b"\t" + _PRINTABLE + bytes(range(0x80, 0x100))
@@ -40,7 +40,7 @@ _HOP_BY_HOP = frozenset(
     )
 )
 # What a client says about where it comes from goes no further either.
-_NOT_UPSTREAM = _HOP_BY_HOP | {b"forwarded"}
+NOT_UPSTREAM = _HOP_BY_HOP | {b"forwarded"}
 # A sender may not call these hop-by-hop (RFC 9110, 7.6.1): without its length, the body of a
 # request would be read as the next request.
 _NEVER_NAMED = frozenset((b"content-length", b"host"))
@@ -93,7 +93,7 @@ def has_body(method: bytes, code: int) -> bool:
 
 def field_lines(headers: Headers) -> bytes:
     """Write header or trailer lines, each with its line end."""
-    return b"".join(b"%b: %b\r\n" % field for field in headers)
+    return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
 def chunk(data: bytes) -> bytes:
@@ -120,7 +120,7 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
     """
     if version not in {"1.1", "1.0"}:
         raise BadRequest(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
-    if not method or method.translate(None, _TOKEN):
+    if not method or method.translate(None, TOKEN):
         raise BadRequest(400, "the method is not a word")
     _check_target(method, target)
     if len(headers) > MAX_HEADER_LINES:
@@ -136,7 +136,7 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
     joined_values = b"".join([value for _, value in headers])
     if len(joined_names) + len(joined_values) > MAX_HEADER_BYTES:
         raise BadRequest(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes")
-    if b"" in names or joined_names.translate(None, _TOKEN):
+    if b"" in names or joined_names.translate(None, TOKEN):
         raise BadRequest(400, "the name of a header is not a word")
     if joined_values.translate(None, _VALUE):
         raise BadRequest(400, "the value of a header holds a control character")
@@ -152,10 +152,7 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
 def connection_tokens(headers: Headers) -> set[bytes]:
     """Return what the ``Connection`` lines name, in lower case (RFC 9110, 7.6.1)."""
     return {
-        token
-        for name, value in headers
-        if name.lower() == b"connection"
-        for token in _tokens(value)
+        token for name, value in headers if name.lower() == b"connection" for token in tokens(value)
     }
 
 
@@ -193,7 +190,7 @@ def end_to_end(headers: Headers, upgrade: bytes | None) -> list[Header]:
 
     :param upgrade: what `upgrade_of` said about these headers; put back last.
     """
-    forwarded, trailers = _kept(headers, _NOT_UPSTREAM, (b"x-forwarded-",))
+    forwarded, trailers = _kept(headers, NOT_UPSTREAM, (b"x-forwarded-",))
     if trailers:
         forwarded.append((b"TE", b"trailers"))
     if upgrade is not None:
@@ -207,6 +204,25 @@ def response_end_to_end(headers: Headers) -> list[Header]:
     Not for a 101, whose ``Connection`` and ``Upgrade`` are the point of it.
     """
     return _kept(headers, _HOP_BY_HOP, ())[0]
+
+
+def response_block(headers: Headers) -> tuple[bytes, bool]:
+    """Write the headers of an answer that go to the client, hop-by-hop ones left out.
+
+    Not for a 101, as above.
+
+    :returns: the lines, each with its line end; and whether there is a ``Content-Length``.
+    """
+    keys = [name.lower() for name, _ in headers]
+    if _HOP_BY_HOP.isdisjoint(keys):
+        return field_lines(headers), b"content-length" in keys
+    named: set[bytes] = set()
+    for key, (_, value) in zip(keys, headers, strict=True):
+        if key == b"connection":
+            named |= tokens(value)
+    ending = _HOP_BY_HOP | (named - _NEVER_NAMED)
+    kept = [pair for key, pair in zip(keys, headers, strict=True) if key not in ending]
+    return field_lines(kept), b"content-length" in keys
 
 
 def _kept(
@@ -226,16 +242,17 @@ def _kept(
             if not key.startswith(prefixes):
                 kept.append(pair)
         elif key == b"connection":
-            named |= _tokens(pair[1])
+            named |= tokens(pair[1])
         elif key == b"te":
-            trailers |= b"trailers" in _tokens(pair[1])
+            trailers |= b"trailers" in tokens(pair[1])
     if named:
         named -= _NEVER_NAMED
         kept = [pair for pair in kept if pair[0].lower() not in named]
     return kept, trailers
 
 
-def _tokens(value: bytes) -> set[bytes]:
+def tokens(value: bytes) -> set[bytes]:
+    """Take a list of words apart, in lower case (RFC 9110, 5.6.1)."""
     return {token.strip() for token in value.lower().split(b",")}
 
 

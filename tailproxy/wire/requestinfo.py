@@ -36,7 +36,10 @@ _NODE_SESSIONS = frozenset(("exec", "attach", "run", "cri", "portforward"))
 _LONG_VERBS = frozenset(("watch", "proxy"))
 _LONG_SUBRESOURCES = frozenset(("attach", "exec", "proxy", "log", "portforward"))
 _MAX_PARAMETERS = 10_000  # beyond it the API server's reader gives up
-_CACHED_TARGET = 512  # bytes; longer targets are read anew, so that the cache stays small
+# What is longer, or has more segments, is read anew, so that the caches stay within a few MiB
+# whatever clients ask for.
+_CACHED_BYTES = 512
+_CACHED_SEGMENTS = 24
 
 
 @attrs.frozen
@@ -48,6 +51,10 @@ class RequestInfo:
     :ivar path: decoded; bytes that are no UTF-8 are shown as U+FFFD.
     :ivar verb: of the API (``list``), or the method in lower case for what is no resource.
     :ivar parts: the path from the resource on; ``None`` when there is no resource.
+    :ivar session: what kind of session with a pod it is by its path, whatever the method
+        (dataplane.md 1.2): in the API server's reading or in that of a cleaning server.
+    :ivar node_words: the first words behind ``nodes/NODE/proxy``, one for each of these readings
+        that goes there; see `node_proxy`.
     """
 
     is_resource: bool
@@ -63,6 +70,8 @@ class RequestInfo:
     parts: tuple[str, ...] | None = None
     field_selector: str = ""
     label_selector: str = ""
+    session: SessionKind | None = None
+    node_words: tuple[str, ...] = ()
 
 
 class NodeProxy(Enum):
@@ -99,22 +108,18 @@ def request_info(method: bytes, target: bytes) -> RequestInfo:
     :param method: as sent.
     :param target: as sent, with the query; of any form, however odd.
     """
-    if len(target) <= _CACHED_TARGET:
+    if _is_small(target):
         return _cached_request_info(method, target)
     return _request_info(method, target)
 
 
-def session_kind(target: bytes) -> SessionKind | None:
-    """Tell whether a target is a session with a pod, whatever the method (dataplane.md 1.2)."""
-    return _path_of(target).session
-
-
-def node_proxy(method: bytes, target: bytes, upgrade: bool) -> NodeProxy:
+def node_proxy(method: bytes, info: RequestInfo, upgrade: bool) -> NodeProxy:
     """Tell whether a request could run a command by way of a kubelet (streaming.md 1.7).
 
-    :param upgrade: whether it may be taken for an upgrade (`http1.may_upgrade`).
+    :param info: of the same request.
+    :param upgrade: whether it may be taken for an upgrade (`RequestHead.may_upgrade`).
     """
-    words = _path_of(target).node_words
+    words = info.node_words
     if not words:
         return NodeProxy.NONE
     if upgrade or method not in {b"GET", b"HEAD"} or not _NODE_SESSIONS.isdisjoint(words):
@@ -154,7 +159,13 @@ def boolean(values: Sequence[str]) -> bool:
 def _request_info(method: bytes, target: bytes) -> RequestInfo:
     path = _path_of(target)
     method_name = method.decode("latin-1").lower()
-    plain = RequestInfo(is_resource=False, path=path.text, verb=method_name)
+    plain = RequestInfo(
+        is_resource=False,
+        path=path.text,
+        verb=method_name,
+        session=path.session,
+        node_words=path.node_words,
+    )
     parts = path.parts
     if len(parts) < 3 or parts[0] not in {"api", "apis"}:
         return plain
@@ -198,10 +209,12 @@ def _request_info(method: bytes, target: bytes) -> RequestInfo:
         parts=tuple(left),
         field_selector=parameters.get("fieldSelector", [""])[0] if selected else "",
         label_selector=parameters.get("labelSelector", [""])[0] if selected else "",
+        session=path.session,
+        node_words=path.node_words,
     )
 
 
-_cached_request_info = lru_cache(maxsize=2048)(_request_info)
+_cached_request_info = lru_cache(maxsize=1024)(_request_info)
 
 
 def _list_or_watch(parameters: dict[str, list[str]]) -> tuple[str, str]:
@@ -246,9 +259,15 @@ def _unquoted(text: str) -> str:
 
 def _path_of(target: bytes) -> _Path:
     path = target.partition(b"?")[0]
-    if len(path) <= _CACHED_TARGET:
-        return _cached_path(path)
-    return _path(path)
+    return _cached_path(path) if _is_small(path) else _path(path)
+
+
+def _is_small(target: bytes) -> bool:
+    """Tell whether what is made of a target may be kept."""
+    return (
+        len(target) <= _CACHED_BYTES
+        and target.count(b"/") + target.count(b"%2") <= _CACHED_SEGMENTS
+    )
 
 
 def _path(path: bytes) -> _Path:
@@ -266,7 +285,7 @@ def _path(path: bytes) -> _Path:
     )
 
 
-_cached_path = lru_cache(maxsize=2048)(_path)
+_cached_path = lru_cache(maxsize=1024)(_path)
 
 
 def _clean(parts: Sequence[str]) -> tuple[str, ...]:

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailproxy.policy.headers import check_outgoing, impersonation_of, outgoing
+from tailproxy.policy.headers import (
+    check_block,
+    check_outgoing,
+    impersonation_of,
+    outgoing,
+    outgoing_block,
+)
 from tailproxy.policy.identity import Unsendable
-from tailproxy.wire.http1 import upgrade_of
+from tailproxy.wire.addresses import unmapped
+from tailproxy.wire.head import read_head
+from tailproxy.wire.http1 import BadRequest, field_lines, upgrade_of
 
 from .whois import ada, groups
 
@@ -27,7 +35,33 @@ DEV = ada(groups("dev"))
 
 
 def sent(headers, identity=DEV, bearer=b"ours", client="100.64.0.5"):
-    """Send headers in auth mode, proving them on the way."""
+    """Send headers in auth mode, proving them on the way; the same pairs as one block."""
+    try:
+        head = read_head(b"POST", b"/", "1.1", [(b"Host", b"kube"), *headers])
+    except BadRequest:
+        pass  # the head of such a request goes nowhere
+    else:
+        block = outgoing_block(
+            head,
+            identity=identity,
+            host=b"10.0.0.1:6443",
+            client=str(unmapped(ip_address(client))).encode(),
+            bearer=bearer,
+        )
+        assert block == in_one_block(pairs_sent(headers, identity, bearer, client), head.framing)
+    return pairs_sent(headers, identity, bearer, client)
+
+
+def in_one_block(pairs, framing):
+    """The block that these pairs are, with what the framing adds."""
+    lines = [b"%b: %b" % pair for pair in pairs]
+    if framing.chunked:
+        first_of_ours = next(n for n, pair in enumerate(pairs) if pair[0] == b"X-Forwarded-For")
+        lines.insert(first_of_ours, b"Transfer-Encoding: chunked")
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def pairs_sent(headers, identity, bearer, client):
     result = outgoing(
         headers,
         identity=identity,
@@ -169,18 +203,26 @@ def test_a_name_that_cannot_be_sent_is_not():
 
 
 def test_the_clients_own_impersonation_is_found_by_name():
-    headers = [(b"Accept", b"*/*"), (b"impersonate-USER", b"root"), (b"Impersonate-Foo", b"")]
-    assert impersonation_of(headers) == ("impersonate-USER", "Impersonate-Foo")
-    assert impersonation_of([(b"X-Impersonate-User", b"root")]) == ()
+    host = (b"Host", b"kube")
+    headers = [host, (b"impersonate-USER", b"root"), (b"Impersonate-Foo", b"")]
+    head = read_head(b"GET", b"/", "1.1", headers)
+    assert impersonation_of(head) == ("impersonate-USER", "Impersonate-Foo")
+    others = [host, (b"X-Impersonate-User", b"root"), (b"X", b"\timpersonate-user")]
+    assert impersonation_of(read_head(b"GET", b"/", "1.1", others)) == ()
 
 
 GOOD = [UPSTREAM, (b"Accept", b"*/*"), *OURS]
 
 
+def check(headers, identity, bearer):
+    check_outgoing(headers, identity, bearer)
+    check_block(field_lines(headers) + b"\r\n", len(headers), identity, bearer)
+
+
 class TestLastCheck:
     def test_a_good_set_passes(self):
-        check_outgoing(GOOD, DEV, b"ours")
-        check_outgoing(GOOD[:-1], DEV, None)
+        check(GOOD, DEV, b"ours")
+        check(GOOD[:-1], DEV, None)
 
     @pytest.mark.parametrize(
         "headers",
@@ -209,16 +251,30 @@ class TestLastCheck:
     def test_any_other_set_is_stopped(self, headers):
         with pytest.raises(Unsendable):
             check_outgoing(headers, DEV, b"ours")
+        with pytest.raises(Unsendable):
+            check_block(field_lines(headers) + b"\r\n", len(headers), DEV, b"ours")
+
+    @pytest.mark.parametrize("count", [5, 7])
+    def test_a_line_too_many_or_too_few_is_stopped(self, count):
+        with pytest.raises(Unsendable):
+            check_block(field_lines(GOOD) + b"\r\n", count, DEV, b"ours")
+
+    @pytest.mark.parametrize("break_in", [b"\r\n\r\nHost: x", b"\r\n\r\n\r\n", b"\n", b"\r", b""])
+    def test_an_end_anywhere_else_is_stopped(self, break_in):
+        block = field_lines(GOOD)
+        for lines in range(10):
+            with pytest.raises(Unsendable):
+                check_block(block[:40] + break_in + block[40:], lines, DEV, b"ours")
 
     def test_without_a_token_of_ours_there_must_be_none(self):
         with pytest.raises(Unsendable):
-            check_outgoing(GOOD, DEV, None)
+            check(GOOD, DEV, None)
 
     @pytest.mark.parametrize("bearer", [b"", b"  "])
     def test_an_empty_token_is_none(self, bearer):
         headers = [*GOOD[:-1], (b"Authorization", b"Bearer " + bearer)]
         with pytest.raises(Unsendable):
-            check_outgoing(headers, DEV, bearer)
+            check(headers, DEV, bearer)
 
     def test_a_token_that_breaks_the_line_is_stopped(self):
         with pytest.raises(Unsendable) as caught:
@@ -228,12 +284,12 @@ class TestLastCheck:
     def test_nobody_is_never_somebody(self):
         nobody = attrs.evolve(DEV, user="", groups=())
         with pytest.raises(Unsendable):
-            check_outgoing([(b"Impersonate-User", b"")], nobody, None)
+            check([(b"Impersonate-User", b"")], nobody, None)
 
     def test_in_noauth_mode_our_token_stays_here(self):
-        check_outgoing(PLANTED, None, None)
+        check(PLANTED, None, None)
         with pytest.raises(Unsendable):
-            check_outgoing(PLANTED, None, b"ours")
+            check(PLANTED, None, b"ours")
 
 
 names = st.sampled_from(
@@ -254,3 +310,21 @@ def test_whatever_a_client_sends_leaves_as_the_caller(headers):
     assert [pair for pair in result if pair[0].lower() == b"authorization"] == OURS[3:]
     protocols = [value for name, value in result if name == b"Sec-WebSocket-Protocol"]
     assert not any(TOKEN_PROTOCOL in value for value in protocols)
+
+
+@given(
+    st.lists(st.tuples(names, contents), max_size=3),
+    st.sampled_from([OURS[1:], OURS[1:3], OURS[2:], [*OURS[1:3], OURS[3], OURS[3]]]),
+    st.lists(st.tuples(names, contents), max_size=1),
+    st.sampled_from([b"ours", None]),
+)
+def test_what_passes_as_a_block_passes_header_by_header(before, ours, after, bearer):
+    headers = [*before, *ours, *after]
+    try:
+        check_block(b"Host: h\r\n" + field_lines(headers) + b"\r\n", len(headers) + 1, DEV, bearer)
+    except Unsendable:
+        if not after:  # ours are last
+            with pytest.raises(Unsendable):
+                check_outgoing(headers, DEV, bearer)
+    else:
+        check_outgoing(headers, DEV, bearer)

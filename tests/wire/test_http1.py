@@ -18,7 +18,9 @@ from tailproxy.wire.http1 import (
     check_request,
     connection_tokens,
     end_to_end,
+    field_lines,
     may_upgrade,
+    response_block,
     response_end_to_end,
     upgrade_of,
 )
@@ -368,3 +370,21 @@ class TestEndToEnd:
             (b"X-Forwarded-For", b"kept"),
             (b"Set-Cookie", b"b"),
         ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"Connection", b"connection", b"Content-Length", b"CONTENT-LENGTH", b"X-Hop",
+                 b"Transfer-Encoding", b"Date", b"Keep-Alive", b"TE", b"Upgrade", b"Set-Cookie"]
+            ),
+            st.sampled_from([b"close", b"x-hop, date", b"Content-Length", b"set-cookie,", b"5"]),
+        ),
+        max_size=6,
+    )
+)  # fmt: skip
+def test_an_answer_is_written_with_what_it_keeps(headers):
+    kept = response_end_to_end(headers)
+    length = any(name.lower() == b"content-length" for name, _ in kept)
+    assert response_block(headers) == (field_lines(kept), length)

@@ -13,12 +13,20 @@ from tailproxy.wire.requestinfo import (
     boolean,
     is_discovery,
     is_long_running,
-    node_proxy,
     request_info,
-    session_kind,
 )
+from tailproxy.wire.requestinfo import node_proxy as node_proxy_of
 
 from .golden import cases
+
+
+def session_kind(target):
+    return request_info(b"GET", target).session
+
+
+def node_proxy(method, target, upgrade):
+    return node_proxy_of(method, request_info(method, target), upgrade)
+
 
 POD = "/api/v1/namespaces/d/pods/p"
 

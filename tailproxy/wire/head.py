@@ -1,0 +1,235 @@
+"""The head of a request, read once: judged, and sorted for all the steps behind it.
+
+The names of its headers are brought into lower case here and nowhere else. What later steps ask
+about them is answered by a set, a search or a flag, so that a request costs one pass over its
+headers.
+"""
+
+from __future__ import annotations
+
+import re
+
+import attrs
+
+from tailproxy.wire.http1 import CHUNKED, NO_BODY, TOKEN, BadRequest, Framing, Headers, tokens
+from tailproxy.wire.requestinfo import RequestInfo, request_info
+
+MAX_HEADER_BYTES = 1 << 20  # as the Go servers on either side of us (dataplane.md 1.11)
+MAX_HEADER_LINES = 1000
+
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_TARGET = bytes(range(0x21, 0x7F)).replace(b"#", b"")
+_VALUE = b"\t" + _PRINTABLE + bytes(range(0x80, 0x100))
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_LENGTH = re.compile(rb"[0-9]{1,18}")  # below 2**63, the largest length anybody keeps
+_METHODS = frozenset((b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"))
+_LOOKED_AT = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"te", b"upgrade")
+)
+# A sender may not call these hop-by-hop (RFC 9110, 7.6.1): without its length, the body of a
+# request would be read as the next request.
+_NEVER_NAMED = frozenset((b"content-length", b"host"))
+_NOTHING: frozenset[bytes] = frozenset()
+# Protocols that carry more requests, which would pass unseen behind the switch.
+_NEVER_SWITCHED = (b"h2c", b"http/", b"tls/")
+
+
+@attrs.frozen
+class RequestHead:
+    """A request as sent, without its body.
+
+    :ivar method: as sent.
+    :ivar target: path and query as sent.
+    :ivar version: of HTTP: ``1.0`` or ``1.1``.
+    :ivar headers: in order, as sent.
+    :ivar keys: their names in lower case, in the same order.
+    :ivar names: the same in one piece, a line feed before each; see `has_prefix`.
+    :ivar framing: where the body ends.
+    :ivar upgrade: the protocol it wants to switch to, as sent; ``None`` if it wants to stay.
+    :ivar may_upgrade: whether the API server could take it for an upgrade (streaming.md 1.1):
+        its own loose reading, for decisions; `upgrade` is what goes upstream.
+    :ivar named: what ``Connection`` names, in lower case, but for what it cannot name.
+    :ivar trailers: whether ``TE`` allows trailers in the answer.
+    :ivar info: the request in the API server's words.
+    """
+
+    method: bytes
+    target: bytes
+    version: str
+    headers: Headers = attrs.field(repr=False)  # they may hold tokens
+    keys: list[bytes] = attrs.field(repr=False)
+    names: bytes = attrs.field(repr=False)
+    framing: Framing
+    upgrade: bytes | None
+    may_upgrade: bool
+    named: frozenset[bytes]
+    trailers: bool
+    info: RequestInfo
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    def has_prefix(self, prefix: bytes) -> bool:
+        """Tell whether the name of a header begins so.
+
+        :param prefix: in lower case.
+        """
+        return b"\n" + prefix in self.names
+
+    def first(self, key: bytes) -> bytes:
+        """Return the first value of a header, empty without one.
+
+        :param key: its name in lower case.
+        """
+        if key not in self.keys:
+            return b""
+        return self.headers[self.keys.index(key)][1]
+
+
+def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> RequestHead:
+    """Refuse every request that two readers could read in two ways (RFC 9112, 2 to 7).
+
+    :param method: as sent.
+    :param target: the request target as sent; only the origin form (``/path?query``) passes.
+    :param version: ``1.0`` or ``1.1``.
+    :param headers: as sent, values without the white space around them.
+    :raises BadRequest: with the status to answer: 400, 405, 417, 431 or 505.
+    """
+    if version not in {"1.1", "1.0"}:
+        raise BadRequest(505, "only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if method not in _METHODS:
+        _check_method(method)
+    _check_target(target)
+    if len(headers) > MAX_HEADER_LINES:
+        raise BadRequest(431, f"there are more than {MAX_HEADER_LINES} header lines")
+    keys = [name.lower() for name, _ in headers]
+    names = b"\n".join([b"", *keys])
+    values = b"".join([value for _, value in headers])
+    if len(names) - len(keys) + len(values) > MAX_HEADER_BYTES:
+        raise BadRequest(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes")
+    # Line feeds are all that may be left, and those in front of the names alone.
+    if len(names.translate(None, TOKEN)) != len(keys) or b"" in keys:
+        raise BadRequest(400, "the name of a header is not a word")
+    if values.translate(None, _VALUE):
+        raise BadRequest(400, "the value of a header holds a control character")
+    found = {key: _values(key, keys, headers) for key in _LOOKED_AT.intersection(keys)}
+    _check_host(version, found.get(b"host", []))
+    if b"expect" in found:
+        _check_expect(found[b"expect"])
+    framing = _framing(version, found)
+    upgrade = None
+    may_upgrade = False
+    named = _NOTHING
+    if b"connection" in found:
+        joined = b",".join(found[b"connection"]).lower()
+        may_upgrade = b"upgrade" in joined
+        named = frozenset(tokens(joined))
+    if b"upgrade" in found:
+        upgrade = _upgrade(found[b"upgrade"], named, framing)
+    return RequestHead(
+        method,
+        target,
+        version,
+        headers,
+        keys,
+        names,
+        framing,
+        upgrade,
+        may_upgrade,
+        named - _NEVER_NAMED if named else named,
+        b"te" in found and b"trailers" in tokens(b",".join(found[b"te"]).lower()),
+        request_info(method, target),
+    )
+
+
+def unread_head(method: bytes, target: bytes) -> RequestHead:
+    """Make the head of a request that is refused before its headers are looked at.
+
+    :param method: as sent, as far as it came.
+    :param target: the same, without control characters.
+    """
+    info = request_info(method, target)
+    return RequestHead(
+        method, target, "1.1", (), [], b"", NO_BODY, None, False, _NOTHING, False, info
+    )
+
+
+def _values(key: bytes, keys: list[bytes], headers: Headers) -> list[bytes]:
+    if keys.count(key) == 1:
+        return [headers[keys.index(key)][1]]
+    return [value for each, (_, value) in zip(keys, headers, strict=True) if each == key]
+
+
+def _check_method(method: bytes) -> None:
+    if not method or method.translate(None, TOKEN):
+        raise BadRequest(400, "the method is not a word")
+    if method == b"CONNECT":
+        raise BadRequest(400, "this is no tunnel: CONNECT is not served")
+    if method == b"TRACE":
+        # The answer would repeat the request as sent upstream, credentials included.
+        raise BadRequest(405, "TRACE is not served")
+
+
+def _check_target(target: bytes) -> None:
+    if not target.startswith(b"/"):
+        raise BadRequest(400, "the request target must be a path that begins with a slash")
+    if target.translate(None, _TARGET):
+        raise BadRequest(400, "the request target holds a character that must be encoded")
+
+
+def _check_host(version: str, hosts: list[bytes]) -> None:
+    if len(hosts) != 1:
+        if not hosts and version == "1.0":
+            return
+        raise BadRequest(400, f"there must be one Host header, not {len(hosts)}")
+    if not _HOST.fullmatch(hosts[0]):
+        raise BadRequest(400, "the Host header is no host name or address")
+
+
+def _check_expect(values: list[bytes]) -> None:
+    if len(values) > 1 or values[0].lower() != b"100-continue":
+        raise BadRequest(417, "only 100-continue can be expected")
+
+
+def _upgrade(values: list[bytes], named: frozenset[bytes], framing: Framing) -> bytes | None:
+    """Return the protocol that is wanted.
+
+    One is wanted if ``Connection`` has the token ``upgrade`` and there is an ``Upgrade`` line
+    (streaming.md 1.1). Switching to another HTTP is never wanted here, so that no request can
+    pass behind a switch.
+    """
+    if len(values) > 1:
+        raise BadRequest(400, "there must be one Upgrade header at most")
+    value = values[0]
+    if value.translate(None, _PRINTABLE):
+        raise BadRequest(400, "the Upgrade header holds a character that is not printable ASCII")
+    if not value or b"upgrade" not in named:
+        return None
+    if any(each.strip().startswith(_NEVER_SWITCHED) for each in value.lower().split(b",")):
+        return None
+    if framing != NO_BODY:
+        # llhttp reads no body behind such a head, so where it ends would be a matter of opinion.
+        raise BadRequest(400, "a request for an upgrade cannot have a body")
+    return value
+
+
+def _framing(version: str, found: dict[bytes, list[bytes]]) -> Framing:
+    lengths = found.get(b"content-length")
+    codings = found.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None:
+            raise BadRequest(400, "there are both Content-Length and Transfer-Encoding")
+        if version == "1.0":
+            raise BadRequest(400, "HTTP/1.0 has no Transfer-Encoding")
+        if len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise BadRequest(400, "the only Transfer-Encoding served is a single chunked")
+        return CHUNKED
+    if lengths is None:
+        return NO_BODY
+    if len(lengths) > 1:
+        raise BadRequest(400, "there is more than one Content-Length")
+    if not _LENGTH.fullmatch(lengths[0]):
+        raise BadRequest(400, "the Content-Length is not a number")
+    return Framing(length=int(lengths[0]), chunked=False) if int(lengths[0]) else NO_BODY
