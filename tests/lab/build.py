@@ -36,23 +36,26 @@ class Part:
     """One program.
 
     :ivar module: folder of its Go module below ``go/``.
-    :ivar package: what to build there.
+    :ivar package: what to build there; ``.`` or ``./FOLDER`` for what is our own.
+    :ivar root: the folder to look for the module in, if it is not the lab's.
     """
 
     name: str
     module: str
     package: str
+    root: Path | None = None
 
     @property
     def folder(self) -> Path:
         """The folder of its module."""
-        return MODULES / self.module
+        return (self.root or MODULES) / self.module
 
     @property
     def sources(self) -> list[Path]:
-        """The files that decide what is built: the pins, and what is the lab's own."""
-        own = self.folder.glob("*.go") if self.package == "." else ()
-        return [self.folder / "go.mod", self.folder / "go.sum", *sorted(own)]
+        """The files that decide what is built: the pins, and what is our own."""
+        own = (self.folder / self.package).glob("*.go") if self.package.startswith(".") else ()
+        pins = (self.folder / name for name in ("go.mod", "go.sum"))
+        return [*(path for path in pins if path.exists()), *sorted(own)]
 
     @property
     def key(self) -> str:

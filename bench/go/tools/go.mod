@@ -1,0 +1,3 @@
+module tailproxy.dev/bench/tools
+
+go 1.26.6
