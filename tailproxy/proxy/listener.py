@@ -50,6 +50,13 @@ def open_port(reactor: Any, address: str, port: int, door: IDoor) -> IListeningP
     return opened
 
 
+def _wait(port: Any, *, waiting: bool) -> None:
+    if waiting:
+        port.stopReading()
+    else:
+        port.startReading()
+
+
 def _as_it_is(connection: socket.socket, *_: object) -> socket.socket:
     return connection
 
@@ -73,16 +80,29 @@ class Listener(Service):
         self._port = port
         self._door = door
         self._ports: list[IListeningPort] = []
+        self._held = False
 
     def privilegedStartService(self) -> None:
         """Bind, while we may still bind ports below 1024."""
         super().privilegedStartService()
         try:
             for address in self._addresses:
-                self._ports.append(open_port(self._reactor, address, self._port, self._door))
+                self._ports.append(self._listen(address))
         except Exception:
             self.stop_accepting()
             raise
+
+    def _listen(self, address: str) -> IListeningPort:
+        port = open_port(self._reactor, address, self._port, self._door)
+        if self._held:
+            _wait(port, waiting=True)
+        return port
+
+    def hold(self, *, held: bool) -> None:
+        """Leave new connections in the kernel's backlog, or take them again."""
+        self._held = held
+        for port in self._ports:
+            _wait(port, waiting=held)
 
     def startService(self) -> None:
         """Bind, unless that has been done."""

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
-from tailproxy.proxy.listener import Listener, open_port
+from tailproxy.proxy.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +74,7 @@ class NodeListener(Listener):
 
     def _bind(self, address: str) -> None:
         try:
-            port = open_port(self._reactor, address, self._port, self._door)
+            port = self._listen(address)
         except CannotListenError as error:
             reason = str(error.socketError)
             if self._refused.get(address) != reason:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, DeferredList
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tailproxy.proxy.listener import Listener
-    from tailproxy.proxy.site import Site
     from tailproxy.proxy.upstream import Upstream
+
+    class Connections(Protocol):
+        """The connections that came in: a site's, or the workers'."""
+
+        draining: bool
+
+        def drain(self) -> Deferred[None]:
+            """See `IDrainable.drain`."""
 
 
 @implementer(IDrainable, IReadinessCheck)
@@ -30,7 +37,9 @@ class DataPlane(MultiService):
     _log = Logger()
     name = "listeners"
 
-    def __init__(self, site: Site, upstream: Upstream, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, site: Connections, upstream: Upstream, listeners: Sequence[Listener]
+    ) -> None:
         super().__init__()
         self._site = site
         self._upstream = upstream

@@ -12,6 +12,8 @@ from zope.interface import implementer
 from tailproxy.interfaces import IDrainable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
     from tailproxy.interfaces import DrainTimes, IAuditSink
@@ -84,16 +86,30 @@ class Site:
         self._channels: set[Connection] = set()
         self._waiting: list[Deferred[None]] = []
         self._deadlines: list[IDelayedCall] = []
+        self._watcher: Callable[[], None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._channels)
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Have somebody told whenever that number changes."""
+        self._watcher = watcher
 
     def opened(self, channel: Connection) -> None:
         """A connection begins."""
         self._channels.add(channel)
         self._metrics.connections.labels(channel.listener).inc()
+        if self._watcher is not None:
+            self._watcher()
 
     def closed(self, channel: Connection) -> None:
         """A connection has ended."""
         self._channels.discard(channel)
         self._metrics.connections.labels(channel.listener).dec()
+        if self._watcher is not None:
+            self._watcher()
         self._look()
 
     def drain(self) -> Deferred[None]:
