@@ -7,13 +7,16 @@ does not trust the first: between them stands the rule that nobody acts as anybo
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tailproxy.policy.identity import Identity, Unsendable
 from tailproxy.wire.addresses import IPAddress, unmapped
-from tailproxy.wire.http1 import NOT_UPSTREAM, Header, Headers, end_to_end
+from tailproxy.wire.http1 import CONTROL, NOT_UPSTREAM, Header, Headers, end_to_end
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tailproxy.wire.head import RequestHead
 
 # Names that authenticate, or tell the API server who somebody is or where from (dataplane.md 1.4).
@@ -22,14 +25,15 @@ _IDENTITY_PREFIXES = (b"impersonate-", b"x-remote-")
 # A bearer token in the clothes of a WebSocket subprotocol. Looked for anywhere in an element:
 # the API server trims more kinds of white space than header syntax knows.
 _TOKEN_PROTOCOL = b"base64url.bearer.authorization.k8s.io"
-_CONTROL = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
-
-# Names of which nothing of the client's goes further, with and without an identity of ours.
-_ENDING = NOT_UPSTREAM | {b"host"}
-_ENDING_IN_AUTH = _ENDING | _CREDENTIALS
+# Names of which nothing of the client's goes further, without and with an identity of ours; each
+# with an expression that finds further such names by their beginnings.
 _ENDING_PREFIXES = (b"x-forwarded-",)
 _ENDING_PREFIXES_IN_AUTH = (*_ENDING_PREFIXES, *_IDENTITY_PREFIXES)
-_PROTOCOLS = b"sec-websocket-protocol"
+_ENDING = NOT_UPSTREAM | {b"host"}, re.compile(rb"\nx-forwarded-")
+_ENDING_IN_AUTH = (
+    _ENDING[0] | _CREDENTIALS,
+    re.compile(rb"\n(?:x-forwarded-|impersonate-|x-remote-|sec-websocket-protocol)"),
+)
 # What must not stand among the lines before ours: in lower case, a line feed before each.
 _NOT_OURS = re.compile(
     rb"\n(?:impersonate-|x-remote-|(?:authorization|proxy-authorization|x-real-ip)[\t ]*:"
@@ -114,7 +118,7 @@ def outgoing_block(
     :param bearer: our own token in ``auth`` mode; ``None`` without one.
     :returns: all header lines and the empty one behind them.
     :raises Unsendable: if a name to impersonate or the token cannot stand in a header, or the
-        set does not pass `check_block`.
+        set does not pass `proven_block`.
     """
     lines = [b"Host: " + host]
     lines += _kept(head, in_auth=identity is not None)
@@ -125,28 +129,21 @@ def outgoing_block(
     if head.framing.chunked:
         lines.append(b"Transfer-Encoding: chunked")
     lines.append(b"X-Forwarded-For: " + client)
-    count = len(lines)
-    if identity is not None:
-        lines.append(identity.impersonation_lines)
-        count += 1 + len(identity.groups)
-        if bearer is not None:
-            lines.append(b"Authorization: Bearer " + bearer)
-            count += 1
-    lines += (b"", b"")
-    block = b"\r\n".join(lines)
-    check_block(block, count, identity, bearer)
-    return block
+    ours = b"" if identity is None else identity.impersonation_lines
+    if identity is not None and bearer is not None:
+        ours += b"Authorization: Bearer %b\r\n" % bearer
+    return proven_block(lines, ours, identity, bearer)
 
 
 def _kept(head: RequestHead, *, in_auth: bool) -> list[bytes]:
     """Return the lines of a client's headers that go further, without their ends."""
-    ending = _ENDING_IN_AUTH if in_auth else _ENDING
+    ending, beginnings = _ENDING_IN_AUTH if in_auth else _ENDING
     if head.named:
         ending |= head.named
-    prefixes = _ENDING_PREFIXES_IN_AUTH if in_auth else _ENDING_PREFIXES
     fields = zip(head.keys, head.headers, strict=True)
-    if not any(map(head.has_prefix, prefixes)) and not (in_auth and _PROTOCOLS in head.keys):
+    if not beginnings.search(head.names):
         return [b": ".join(field) for key, field in fields if key not in ending]
+    prefixes = _ENDING_PREFIXES_IN_AUTH if in_auth else _ENDING_PREFIXES
     lines = []
     for key, field in fields:
         if key in ending or key.startswith(prefixes):
@@ -160,34 +157,45 @@ def _kept(head: RequestHead, *, in_auth: bool) -> list[bytes]:
     return lines
 
 
-def check_block(block: bytes, count: int, identity: Identity | None, bearer: bytes | None) -> None:
-    """Prove that header lines make the API server act as the identity and as nobody else.
+def proven_block(
+    lines: Sequence[bytes], ours: bytes, identity: Identity | None, bearer: bytes | None
+) -> bytes:
+    """Put header lines together, if they make the API server act as the identity and nobody else.
 
-    :param block: complete, as it will be written: all lines and the empty one behind them.
-    :param count: of the lines it is meant to have, without the empty one.
+    It does not trust whoever made them: there is no other way from lines to what is sent.
+
+    :param lines: all but those that carry our identity and credential, without their ends.
+    :param ours: those, with their ends; they come last.
     :param identity: the caller's in ``auth`` mode, ``None`` in ``noauth`` mode.
     :param bearer: our own token in ``auth`` mode; ``None`` without one.
+    :returns: all lines and the empty one behind them.
     :raises Unsendable: if they do not; nothing may be sent then.
     """
-    ends = block.count(b"\r\n")
-    if ends != count + 1 or len(block.translate(None, _CONTROL)) != len(block) - 2 * ends:
+    text = b"\n".join((b"", *lines))
+    # Line feeds are all that may be left, those that have just been put in.
+    if len(text) - len(text.translate(None, CONTROL)) != len(lines) or b"" in lines:
         raise Unsendable("a header to be sent holds a control character")
-    if block.find(b"\r\n\r\n") != len(block) - 4:
-        raise Unsendable("the headers to be sent do not end where they should")
     if identity is None:
-        if bearer is not None:
+        if ours or bearer is not None:
             raise Unsendable("our own token must not be sent for a client with its own")
-        return
-    ours = identity.expected_lines + b"\r\n\r\n"
-    if bearer is not None:
-        if not bearer.strip():
-            raise Unsendable("our own token is empty")
-        ours = b"%b\r\nAuthorization: Bearer %b\r\n\r\n" % (identity.expected_lines, bearer)
-    if not identity.user or not block.endswith(ours):
-        raise Unsendable("the identity or the credential to be sent is not the right one")
-    others = b"\n" + block[: -len(ours)].lower()
-    if _NOT_OURS.search(others):
-        raise Unsendable("there is another identity or credential among what is to be sent")
+    else:
+        if ours != identity.expected_lines + _credential(bearer):
+            raise Unsendable("the identity or the credential to be sent is not the right one")
+        if _NOT_OURS.search(text.lower()):
+            raise Unsendable("there is another identity or credential among what is to be sent")
+    return b"%b\r\n%b\r\n" % (b"\r\n".join(lines), ours)
+
+
+@lru_cache(maxsize=4)
+def _credential(bearer: bytes | None) -> bytes:
+    """Return the line of our own token; it changes once an hour at most."""
+    if bearer is None:
+        return b""
+    if not bearer.strip():
+        raise Unsendable("our own token is empty")
+    if bearer.translate(None, CONTROL) != bearer:
+        raise Unsendable("our own token holds a control character")
+    return b"Authorization: Bearer %b\r\n" % bearer
 
 
 def check_outgoing(headers: Headers, identity: Identity | None, bearer: bytes | None) -> None:
@@ -199,7 +207,7 @@ def check_outgoing(headers: Headers, identity: Identity | None, bearer: bytes | 
     :raises Unsendable: if they do not; nothing may be sent then.
     """
     flat = [part for pair in headers for part in pair]
-    if b"".join(flat).translate(None, _CONTROL) != b"".join(flat):
+    if b"".join(flat).translate(None, CONTROL) != b"".join(flat):
         raise Unsendable("a header to be sent holds a control character")
     if identity is None:
         if bearer is not None:

@@ -17,6 +17,7 @@ import attrs
 
 from tailproxy.policy.grants import GrantError, Grants, read_rules
 from tailproxy.wire.addresses import unmapped
+from tailproxy.wire.http1 import CONTROL, field_lines
 
 if TYPE_CHECKING:
     from tailproxy.wire.addresses import IPAddress
@@ -108,19 +109,24 @@ class Identity:
 
     @cached_property
     def impersonation_lines(self) -> bytes:
-        """The same as lines, without the end of the last one.
+        """The same as lines, with their ends.
 
         :raises Unsendable: if the user or a group cannot be sent as it is written.
         """
-        return b"\r\n".join(map(b": ".join, self.impersonation))
+        return field_lines(self.impersonation)
 
     @cached_property
     def expected_lines(self) -> bytes:
-        """What these lines must be, for the last check: made of the names alone, and without any
-        doubt about them. A line end is in front of each.
+        """What those lines must be: made of the names once more, for the check on what is sent.
+
+        :raises Unsendable: if a name holds the end of a line, or there is no user.
         """
-        groups = "".join([f"\r\nImpersonate-Group: {group}" for group in self.groups])
-        return f"{groups}\r\nImpersonate-User: {self.user}".encode()
+        groups = "".join([f"Impersonate-Group: {group}\r\n" for group in self.groups])
+        lines = f"{groups}Impersonate-User: {self.user}\r\n".encode()
+        ends = 2 * len(self.groups) + 2
+        if not self.user or len(lines) - len(lines.translate(None, CONTROL)) != ends:
+            raise Unsendable("nobody can be acted as by these names")
+        return lines
 
     def forwarded_for(self, caller: Caller) -> bytes:
         """Return the address by which the tailnet knows the caller, as the API server is told.

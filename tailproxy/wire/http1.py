@@ -20,6 +20,8 @@ MAX_HEADER_BYTES = 1 << 20  # as the Go servers on either side of us (dataplane.
 MAX_HEADER_LINES = 1000
 
 TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# What can stand neither in a name nor in a value (RFC 9110, 5.5).
+CONTROL = bytes([*range(0x09), *range(0x0A, 0x20), 0x7F])
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _TARGET = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 _VALUE = b"\t" + _PRINTABLE + bytes(range(0x80, 0x100))

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailproxy.policy.headers import (
-    check_block,
     check_outgoing,
     impersonation_of,
     outgoing,
     outgoing_block,
+    proven_block,
 )
 from tailproxy.policy.identity import Unsendable
 from tailproxy.wire.addresses import unmapped
@@ -216,7 +216,17 @@ GOOD = [UPSTREAM, (b"Accept", b"*/*"), *OURS]
 
 def check(headers, identity, bearer):
     check_outgoing(headers, identity, bearer)
-    check_block(field_lines(headers) + b"\r\n", len(headers), identity, bearer)
+    assert block_of(headers, identity, bearer) == field_lines(headers) + b"\r\n"
+
+
+def block_of(headers, identity, bearer):
+    """Prove headers as a block, ours being those that stand last."""
+    count = 0
+    if identity is not None:
+        count = min(len(headers), len(identity.groups) + 1 + (bearer is not None))
+    others = headers[: len(headers) - count]
+    lines = [b"%b: %b" % pair for pair in others]
+    return proven_block(lines, field_lines(headers[len(others) :]), identity, bearer)
 
 
 class TestLastCheck:
@@ -252,19 +262,22 @@ class TestLastCheck:
         with pytest.raises(Unsendable):
             check_outgoing(headers, DEV, b"ours")
         with pytest.raises(Unsendable):
-            check_block(field_lines(headers) + b"\r\n", len(headers), DEV, b"ours")
+            block_of(headers, DEV, b"ours")
 
-    @pytest.mark.parametrize("count", [5, 7])
-    def test_a_line_too_many_or_too_few_is_stopped(self, count):
-        with pytest.raises(Unsendable):
-            check_block(field_lines(GOOD) + b"\r\n", count, DEV, b"ours")
-
-    @pytest.mark.parametrize("break_in", [b"\r\n\r\nHost: x", b"\r\n\r\n\r\n", b"\n", b"\r", b""])
-    def test_an_end_anywhere_else_is_stopped(self, break_in):
-        block = field_lines(GOOD)
-        for lines in range(10):
+    @pytest.mark.parametrize(
+        "line",
+        [b"X: a\r\nY: b", b"X: a\r\n\r\nGET /", b"\r\n", b"", b"X: a\n", b"X: a\r", b"X: \x00"],
+    )
+    def test_a_line_that_is_not_one_is_stopped(self, line):
+        ours = field_lines(OURS[1:])
+        for identity, bearer, last in ((DEV, b"ours", ours), (None, None, b"")):
+            proven_block([b"Host: h", b"X: a"], last, identity, bearer)
             with pytest.raises(Unsendable):
-                check_block(block[:40] + break_in + block[40:], lines, DEV, b"ours")
+                proven_block([b"Host: h", line], last, identity, bearer)
+
+    def test_without_an_identity_nothing_is_ours(self):
+        with pytest.raises(Unsendable):
+            proven_block([b"Host: h"], b"Impersonate-User: root\r\n", None, None)
 
     def test_without_a_token_of_ours_there_must_be_none(self):
         with pytest.raises(Unsendable):
@@ -321,7 +334,7 @@ def test_whatever_a_client_sends_leaves_as_the_caller(headers):
 def test_what_passes_as_a_block_passes_header_by_header(before, ours, after, bearer):
     headers = [*before, *ours, *after]
     try:
-        check_block(b"Host: h\r\n" + field_lines(headers) + b"\r\n", len(headers) + 1, DEV, bearer)
+        block_of([UPSTREAM, *headers], DEV, bearer)
     except Unsendable:
         if not after:  # ours are last
             with pytest.raises(Unsendable):
