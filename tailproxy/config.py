@@ -153,7 +153,21 @@ class Config:
         )
 
 
-def load(source: str) -> Config:
+@attrs.frozen
+class Document:
+    """A configuration as it was written.
+
+    :ivar source: name of its file.
+    :ivar text: what stands there.
+    :ivar config: what that means.
+    """
+
+    source: str
+    text: str = attrs.field(repr=False)  # it may hold an auth key
+    config: Config
+
+
+def load(source: str) -> Document:
     """The configuration in a file.
 
     :param source: the file's path. `kube:NAMESPACE/NAME`, a Secret, is recognised and refused:
@@ -171,7 +185,7 @@ def load(source: str) -> Config:
         raise ConfigError(source, f"cannot read the configuration: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(source, "found bytes that are not UTF-8, wanted UTF-8") from error
-    return parse(text, source)
+    return Document(source, text, parse(text, source))
 
 
 def parse(text: str, source: str) -> Config:

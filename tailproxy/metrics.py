@@ -7,7 +7,14 @@ conventions: base units, `_total`, `_seconds`, `_bytes`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client import Metric
 
 # From a fast answer of a close API server to a list that takes half a minute.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -114,8 +121,27 @@ class Metrics:
             "Requests that a fail-open rule let pass unrecorded.",
             registry=registry,
         )
+        self.workers = Gauge(
+            "tailproxy_workers",
+            "Worker processes that take connections; 0 where one process does everything.",
+            registry=registry,
+        )
+        self.worker_restarts = Counter(
+            "tailproxy_worker_restarts_total",
+            "Worker processes that were started because one had ended.",
+            registry=registry,
+        )
+        self.config_reloaded = Gauge(
+            "tailproxy_config_last_reload_successful",
+            "0 while a configuration that was read again could not be used; only with workers.",
+            registry=registry,
+        )
         self.draining = Gauge(
             "tailproxy_draining",
             "1 while the service is leaving.",
             registry=registry,
         )
+
+    async def collect(self) -> Iterable[Metric]:
+        """All of them as they are now."""
+        return self.registry.collect()

@@ -427,6 +427,12 @@ class Tailproxy:
         default=ClientImpersonation.REFUSE,
     )
     drain: Drain = option("Drain", Nested(Drain), "How long leaving may take.", default=Drain())
+    workers: int | None = option(
+        "Workers",
+        whole(1, 1024),
+        "How many processes serve requests; 1 is this process itself. If left out: as many as"
+        " there are processor cores to use.",
+    )
     admin: Admin | None = option(
         "Admin",
         Nested(Admin),

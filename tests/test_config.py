@@ -382,7 +382,7 @@ def test_values_made_by_hand_are_checked_too():
 
 
 def test_the_example_shows_the_defaults():
-    assert load(str(EXAMPLE)) == Config()
+    assert load(str(EXAMPLE)).config == Config()
 
 
 def _keys(cls: type):

@@ -29,11 +29,12 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 import tailproxy
-from tailproxy.config import parse
+from tailproxy.config import Document, parse
 from tailproxy.proxy.listener import Listener
 from tailproxy.proxy.nodelistener import NodeListener
 from tailproxy.schema import ConfigError
-from tailproxy.tap import Options, build
+from tailproxy.assembly import serve
+from tailproxy.tap import Options
 from tailproxy.testing import FakeLocalAPI, Reply
 from tests.proxy.servers import Authority, Wire, dial, eventually
 from tests.proxyheader import proxy_header
@@ -177,7 +178,7 @@ def api():
     pytest_twisted.blockon(server.port.stopListening())
 
 
-def write(folder: Path, top: dict | None = None, **ours) -> Path:
+def write(folder: Path, top: dict | None = None, workers: int = 2, **ours) -> Path:
     """A configuration file; ports are chosen by the kernel."""
     path = folder / "tailproxy.hujson"
     path.write_text(
@@ -190,6 +191,7 @@ def write(folder: Path, top: dict | None = None, **ours) -> Path:
                     "Tailscaled": {"Socket": str(folder / "tailscaled.sock")},
                     "Upstream": {"Kubeconfig": str(folder / "kubeconfig")},
                     "Admin": {"Port": 0},
+                    "Workers": workers,
                     **ours,
                 },
             }
@@ -347,7 +349,8 @@ async def test_a_second_signal_ends_it_at_once(start, api, tmp_path):
         proxy_header("100.64.0.5")
         + b"POST /api/v1/pods HTTP/1.1\r\nHost: kube\r\nContent-Length: 5\r\n\r\n"
     )
-    await daemon.says("tailproxy|twistd")
+    await daemon.says("worker 1 is ready")
+    await daemon.says("worker 2 is ready")
     code, _ = await daemon.admin("/livez")
     assert code == 200
     daemon.signal(signal.SIGTERM)
@@ -479,9 +482,9 @@ def test_the_file_is_named_by_the_operators_variable_unless_by_an_option(tmp_pat
     monkeypatch.setenv("TS_K8S_PROXY_CONFIG", str(tmp_path / "one"))
     parsed = Options()
     parsed.parseOptions([])
-    assert parsed.config.hostname == "one"
+    assert parsed.document.config.hostname == "one"
     parsed.parseOptions(["--config", str(tmp_path / "two")])
-    assert parsed.config.hostname == "two"
+    assert parsed.document.config.hostname == "two"
 
 
 KUBECONFIG = """
@@ -489,6 +492,10 @@ current-context: x
 contexts: [{name: x, context: {cluster: c}}]
 clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
 """
+
+
+def service_of(text: str):
+    return serve(Document("test", text, parse(text, "test")), reactor)
 
 
 @pytest.fixture
@@ -499,7 +506,7 @@ def made(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def make(ours: str = "{}"):
-        return build(parse('{"Version":"v1alpha1","Tailproxy":' + ours + "}", "test"), reactor)
+        return service_of('{"Version":"v1alpha1","Tailproxy":' + ours + "}")
 
     return make
 
@@ -532,7 +539,7 @@ def test_the_operators_configuration_makes_a_service_in_a_pod(monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     monkeypatch.setenv("POD_IP", "10.1.2.3")
-    service = build(parse(OPERATOR, "operator"), reactor)
+    service = service_of(OPERATOR)
     admin = service.getServiceNamed("admin")
     assert (admin._address, admin.port) == ("10.1.2.3", 9002)
     assert len(listeners(service)) == 1

@@ -6,7 +6,7 @@ import json
 import platform
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.web.resource import Resource
@@ -15,9 +15,9 @@ from twisted.web.server import NOT_DONE_YET
 import twisted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import Metric
     from twisted.web.resource import IResource
     from twisted.web.server import Request
 
@@ -116,7 +116,7 @@ class HealthPage(Page):
 class MetricsPage(Page):
     """`/metrics`: ours, and tailscaled's own user metrics behind them.
 
-    :param registry: ours.
+    :param ours: asks for ours.
     :param tailscaled: asks for the others, in the Prometheus text format; if that fails they are
         left out.
     """
@@ -125,11 +125,11 @@ class MetricsPage(Page):
 
     def __init__(
         self,
-        registry: CollectorRegistry,
+        ours: Callable[[], Awaitable[Iterable[Metric]]],
         tailscaled: Callable[[], Deferred[bytes]] | None,
     ) -> None:
         super().__init__()
-        self._registry = registry
+        self._ours = ours
         self._tailscaled = tailscaled
 
     def show(self, request: Request) -> int:
@@ -148,9 +148,21 @@ class MetricsPage(Page):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, ours are still worth having
                 self._log.debug("no metrics of tailscaled: {reason}", reason=str(error))
-        text = (generate_latest(self._registry) + theirs).decode(errors="replace")
+        ours = generate_latest(_Collected(await self._ours()))
+        text = (ours + theirs).decode(errors="replace")
         request.write(answer(request, 200, text, _METRICS))
         request.finish()
+
+
+class _Collected(CollectorRegistry):
+    """Families that were collected before."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class VersionPage(Page):

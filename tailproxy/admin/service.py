@@ -24,15 +24,15 @@ from tailproxy.admin.pages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from prometheus_client import Metric
     from twisted.internet.defer import Deferred
     from twisted.web.http import Request
     from twisted.web.resource import IResource
 
     from tailproxy.config import Config
     from tailproxy.interfaces import IReadinessCheck
-    from tailproxy.metrics import Metrics
 
 # Where tailscaled does not forward to (design.md section 6, rule 10).
 _LOCAL = "127.0.0.2"
@@ -61,7 +61,7 @@ def admin_site(
     version: str,
     checks: Sequence[IReadinessCheck],
     has_address: Callable[[], bool],
-    metrics: Metrics,
+    metrics: Callable[[], Awaitable[Iterable[Metric]]],
     tailscaled_metrics: Callable[[], Deferred[bytes]] | None,
     plugins: Mapping[str, IResource],
 ) -> Site:
@@ -70,7 +70,7 @@ def admin_site(
     :param version: of tailproxy.
     :param checks: for `/readyz`.
     :param has_address: for `/healthz`.
-    :param metrics: ours.
+    :param metrics: asks for ours.
     :param tailscaled_metrics: asks for those of tailscaled; None if there is none to ask.
     :param plugins: resources with the mount `admin`, by name.
     """
@@ -81,7 +81,7 @@ def admin_site(
                 "livez": LivePage(),
                 "readyz": ReadyPage(checks),
                 "healthz": HealthPage(has_address),
-                "metrics": MetricsPage(metrics.registry, tailscaled_metrics),
+                "metrics": MetricsPage(metrics, tailscaled_metrics),
                 "version": VersionPage(version),
             }
         ),

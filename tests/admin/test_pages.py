@@ -38,7 +38,7 @@ class Port:
             "1.2.3",
             self.checks,
             lambda: bool(self.addresses),
-            self.metrics,
+            self.metrics.collect,
             lambda: self.theirs,
             {"hello": hello},
         )

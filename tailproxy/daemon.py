@@ -1,0 +1,197 @@
+"""The service as twistd runs it: where the log goes, signals, the process id's file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.logfile import LogFile
+
+from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
+from tailproxy.options import LogFormat
+from tailproxy.workers.lines import events
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tailproxy.admin.service import AdminService
+    from tailproxy.config import Config
+    from tailproxy.proxy.service import DataPlane
+    from tailproxy.workers.reload import Reloader
+    from tailproxy.workers.supervisor import Supervisor
+
+
+class LogOutput:
+    """Where log lines go, as twistd was told, and in which form, as the configuration says.
+
+    :ivar twistd: its own options; none yet while the service is being made.
+    :ivar format: of the lines: `json` or `text`.
+    """
+
+    def __init__(self, config: Config, reactor: Any) -> None:
+        self.twistd: Mapping[str, Any] = {}
+        self._config = config
+        self.format = "json"
+        self._reactor = reactor
+        self._stream: IO[str] | None = None
+
+    def observer(self) -> ILogObserver:
+        """What writes the events of this process."""
+        stream, wanted = self._opened(), self._config.tailproxy.log.format
+        if wanted is LogFormat.TEXT or (wanted is LogFormat.AUTO and _is_terminal(stream)):
+            self.format = "text"
+        line = text_line if self.format == "text" else json_line
+        observer = LineObserver(stream, line, self._reactor)
+        self._reactor.addSystemEventTrigger("after", "shutdown", observer.close)
+        return filtered(observer, self._config.log_level.value)
+
+    def write(self, block: bytes) -> None:
+        """Write lines that a worker has made; where somebody else logs, as events again."""
+        if self._stream is None:
+            events(block)
+            return
+        # When nobody can be written to any more, nobody can be told so.
+        with suppress(OSError):
+            self._stream.write(block.decode(errors="replace"))
+            self._stream.flush()
+
+    def _opened(self) -> IO[str]:
+        """Standard error if twistd was told nothing else and stays in the foreground."""
+        logfile = self.twistd.get("logfile")
+        if logfile == "-":
+            self._stream = sys.stdout
+        elif logfile or not self.twistd.get("nodaemon", True):
+            self._stream = cast("IO[str]", LogFile.fromFullPath(logfile or "twistd.log"))
+        else:
+            self._stream = sys.stderr
+        return self._stream
+
+
+class TailproxyService(MultiService):
+    """The whole service. It starts from the bottom up and leaves from the top down.
+
+    :param output: says where the log goes.
+    :param parts: all but the data plane and the admin port, in the order of their start.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        output: LogOutput,
+        parts: Sequence[Service],
+        plane: DataPlane,
+        admin: AdminService | None,
+        workers: tuple[Supervisor, Reloader] | None = None,
+    ) -> None:
+        super().__init__()
+        self._config = config
+        self._reactor = reactor
+        self._output = output
+        self._plane = plane
+        self._workers = workers
+        self._twistd: Mapping[str, Any] = {}
+        for part in (*parts, plane, *((admin,) if admin is not None else ())):
+            part.setServiceParent(self)
+
+    def run_by(self, twistd: Mapping[str, Any]) -> None:
+        """Take note of twistd's own options."""
+        self._twistd = self._output.twistd = twistd
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become part of an application, which logs as the configuration says.
+
+        An observer of the user's own (`twistd --logger`) goes first; that is twistd's doing.
+        """
+        if (
+            isinstance(parent, Componentized)
+            and parent.getComponent(ILogObserver) is None
+            and not self._twistd.get("logger")
+        ):
+            parent.setComponent(ILogObserver, self._output.observer())
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Open every port.
+
+        :raises SystemExit: one cannot be opened.
+        """
+        try:
+            super().privilegedStartService()
+        except CannotListenError as error:
+            if not self._twistd.get("nodaemon"):
+                # twistd hands the message to the terminal it was started from.
+                raise
+            _forget_pid(self._twistd)
+            reason = os.strerror(error.socketError.errno or 0)
+            _say(f"cannot listen on {error.interface or 'any address'} port {error.port}: {reason}")
+            raise SystemExit(1) from error
+
+    def startService(self) -> None:
+        """Start everything, and from now on leave when told to."""
+        super().startService()
+        if self._config.unheeded:
+            self._log.warn(
+                "{keys} in the configuration: no effect, as tailscaled runs beside tailproxy",
+                keys=", ".join(self._config.unheeded),
+            )
+        if self._twistd:
+            self._reactor.callWhenRunning(self._heed_signals)
+
+    def _heed_signals(self) -> None:
+        # Twisted's own handlers would let the process die of the signal after a drain that went
+        # well, and would not hear a second one (spec/dataplane.md 2.11).
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._reactor.callFromThread(self._leave))
+        if self._workers is not None:
+            supervisor, reloader = self._workers
+            signal.signal(
+                signal.SIGHUP,
+                lambda *_: self._reactor.callFromThread(reloader.reload, supervisor),
+            )
+
+    def _leave(self) -> None:
+        if self.running:
+            self._log.info("leaving; a second signal ends everything at once")
+            self._reactor.stop()
+        else:
+            if self._workers is not None:
+                self._workers[0].kill()
+            _forget_pid(self._twistd)
+            _say("ended by a second signal")
+            os._exit(1)
+
+    def stopService(self) -> Deferred[Any]:
+        """Drain the data plane, and only then stop what it needs; probes are answered last."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        Service.stopService(self)
+        await self._plane.stopService()
+        others = [service for service in reversed(list(self)) if service is not self._plane]
+        await DeferredList([maybeDeferred(service.stopService) for service in others])
+
+
+def _say(message: str) -> None:
+    """One line on the real standard error: twistd has made log events of `sys.stderr` by now."""
+    os.write(2, f"tailproxy: {message}\n".encode())
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    return stream in {sys.stdout, sys.stderr} and stream.isatty()
+
+
+def _forget_pid(twistd: Mapping[str, Any]) -> None:
+    if twistd.get("pidfile"):
+        Path(twistd["pidfile"]).unlink(missing_ok=True)

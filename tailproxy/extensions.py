@@ -1,0 +1,62 @@
+"""The resources that plugins add (`IResourcePlugin`): found, named and made."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from twisted.plugin import getPlugins
+
+import tailproxy
+from tailproxy.interfaces import IResourcePlugin, PluginContext
+from tailproxy.proxy.whoami import WhoAmIPlugin
+from tailproxy.schema import ConfigError
+
+if TYPE_CHECKING:
+    from twisted.web.resource import IResource
+
+    from tailproxy.config import Config
+    from tailproxy.interfaces import IUpstream
+
+_NAME = re.compile(r"[a-z0-9-]+")
+
+
+def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str, IResource]]:
+    """The resources of all plugins, by mount and name.
+
+    :raises ConfigError: one of them cannot be used, or the configuration has options for one that
+        is not there.
+    """
+    options = config.tailproxy.plugins
+    found: dict[str, dict[str, IResource]] = {"tailnet": {}, "admin": {}}
+    names: set[str] = set()
+    for plugin in (WhoAmIPlugin(), *getPlugins(IResourcePlugin)):
+        if not _NAME.fullmatch(plugin.name):
+            raise ConfigError(
+                f"plugin {plugin.name!r}", "its name is not lower-case letters, digits and hyphens"
+            )
+        if plugin.name in names:
+            raise ConfigError(f"plugin {plugin.name}", "two plugins have this name; remove one")
+        names.add(plugin.name)
+        context = PluginContext(
+            options.get(plugin.name, {}),
+            tailproxy.__version__,
+            config.api_server_proxy.mode.value,
+            upstream,
+        )
+        if plugin.mount not in found:
+            raise ConfigError(
+                f"plugin {plugin.name}", f"its mount is {plugin.mount!r}, wanted tailnet or admin"
+            )
+        try:
+            found[plugin.mount][plugin.name] = plugin.resource(context)
+        except Exception as error:
+            raise ConfigError(
+                f"plugin {plugin.name}",
+                f"it cannot be used: {error!r}; fix Tailproxy.Plugins.{plugin.name}, or remove it",
+            ) from error
+    for name in options:
+        if name not in names:
+            known = ", ".join(sorted(names))
+            raise ConfigError(f"Tailproxy.Plugins.{name}", f"no such plugin; there is {known}")
+    return found

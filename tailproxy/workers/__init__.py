@@ -1,0 +1,1 @@
+"""Worker processes: how many, what they are told, who gets a connection, who replaces whom."""
