@@ -48,6 +48,9 @@ class IIdentity(Interface):
 class IIdentityResolver(Interface):
     """Says who is at the other end of a connection."""
 
+    def recall(caller: Caller) -> Identity | None:
+        """The caller's identity if it is known now, without asking anybody. Else `resolve`."""
+
     def resolve(caller: Caller) -> Deferred[Identity]:
         """The caller's identity as it is now.
 
@@ -65,13 +68,14 @@ class UpstreamRequest:
     """A request as it leaves for the API server, but for its body.
 
     `target` is the client's request target byte for byte; the upstream puts its path prefix
-    in front. `headers` is complete, in order: the policy has made and checked it. `has_body`:
-    whether anything will be written; `chunked`: its length is not among the headers.
+    in front. `block` is all header lines and the empty one behind them: the policy has made and
+    checked it. `has_body`: whether anything will be written; `chunked`: its length is not among
+    the headers.
     """
 
     method: bytes
     target: bytes
-    headers: Sequence[Header] = attrs.field(repr=False)  # they hold tokens
+    block: bytes = attrs.field(repr=False)  # it holds tokens
     upgrade: bytes | None = None
     has_body: bool = False
     chunked: bool = False
@@ -110,6 +114,11 @@ class IResponseReceiver(Interface):
 
     def response_end(trailers: Sequence[Header]) -> None:
         """The body is complete."""
+
+    def response_flush() -> None:
+        """Everything that came in one read has been passed on: what was held back to be sent
+        with it must go now. Not after `response_end`.
+        """
 
     def response_switched(head: ResponseHead, stream: IStream, early: bytes) -> None:
         """A 101: from now on the connection is a byte stream.

@@ -60,6 +60,10 @@ class FakeIdentityResolver:
         self.known = dict(known or {})
         self.asked: list[Caller] = []
 
+    def recall(self, caller: Caller) -> Identity | None:
+        """See `IIdentityResolver.recall`: every question is one to `resolve`."""
+        return None
+
     def resolve(self, caller: Caller) -> Deferred[Identity]:
         """See `IIdentityResolver.resolve`."""
         self.asked.append(caller)

@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError, UpstreamError
 from tailproxy.interfaces import CheckResult, IReadinessCheck, IResponseReceiver, UpstreamRequest
+from tailproxy.wire.http1 import field_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,11 +189,9 @@ class ApiServerReview(Service):
     async def _send(
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes | None
     ) -> _Answer:
+        fields = [(b"Host", self._upstream.host), (b"Accept", b"application/json"), *headers]
         request = UpstreamRequest(
-            method,
-            target,
-            [(b"Host", self._upstream.host), (b"Accept", b"application/json"), *headers],
-            has_body=body is not None,
+            method, target, field_lines(fields) + b"\r\n", has_body=body is not None
         )
         receiver = _Receiver()
         receiver.exchange = exchange = self._upstream.send(request, receiver)
@@ -241,6 +240,9 @@ class _Receiver:
     def response_end(self, trailers: Sequence[Header]) -> None:
         """It is complete."""
         self.done.callback(_Answer(self._code, bytes(self._body)))
+
+    def response_flush(self) -> None:
+        """Nothing is held back."""
 
     def response_switched(self, head: ResponseHead, stream: IStream, early: bytes) -> None:
         """Nobody asked for that."""

@@ -26,7 +26,8 @@ from zope.interface import implementer
 from tailproxy.errors import ApiError
 from tailproxy.proxy.request import Request
 from tailproxy.proxy.stream import Stream
-from tailproxy.wire.http1 import NO_BODY, BadRequest, check_request, upgrade_of
+from tailproxy.wire.head import read_head, unread_head
+from tailproxy.wire.http1 import BadRequest
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -82,7 +83,7 @@ class HTTPChannel(Protocol):
 
     def _forget_message(self) -> None:
         self._method = b"GET"
-        self._target = b""
+        self._target: list[bytes] = []
         self._version = "1.1"
         self._keep_alive = False
         self._upgrade = False
@@ -105,7 +106,7 @@ class HTTPChannel(Protocol):
     def on_url(self, part: bytes) -> None:
         """A part of the request target."""
         if not self._pipelined:
-            self._target += part
+            self._target.append(part)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or behind a body in chunks a trailer."""
@@ -232,17 +233,17 @@ class HTTPChannel(Protocol):
         :param size: of the part of the body that came with it.
         """
         headers = self._headers
+        target = self._target[0] if len(self._target) == 1 else b"".join(self._target)
         limit = self.site.limits.header_bytes
         try:
             if self._head_size > limit and (
-                sum(len(name) + len(value) for name, value in headers) + len(self._target) > limit
+                sum(len(name) + len(value) for name, value in headers) + len(target) > limit
             ):
                 raise _too_large(limit)
-            framing = check_request(self._method, self._target, self._version, headers)
-            upgrade = upgrade_of(headers)
-            if (upgrade is not None) != self._upgrade:
+            head = read_head(self._method, target, self._version, headers)
+            if (head.upgrade is not None) != self._upgrade:
                 raise BadRequest(400, "Connection and Upgrade contradict each other")
-            if upgrade is not None and self._version != "1.1":
+            if head.upgrade is not None and self._version != "1.1":
                 raise BadRequest(400, "HTTP/1.0 knows no upgrades")
         except BadRequest as error:
             self._malformed(error)
@@ -250,12 +251,7 @@ class HTTPChannel(Protocol):
         self._waiting_until = None
         request = self._request = Request(
             self,
-            self._method,
-            self._target,
-            self._version,
-            headers,
-            framing,
-            upgrade,
+            head,
             # Clients of HTTP/1.0 would want to be told that the connection stays.
             keep_alive=self._keep_alive and self._version == "1.1",
         )
@@ -287,16 +283,8 @@ class HTTPChannel(Protocol):
                 request.handler.client_lost()
             return
         if request is None:
-            request = self._request = Request(
-                self,
-                self._method,
-                _printable(self._target),
-                "1.1",
-                [],
-                NO_BODY,
-                None,
-                keep_alive=False,
-            )
+            head = unread_head(self._method, _printable(b"".join(self._target)))
+            request = self._request = Request(self, head, keep_alive=False)
         elif request.handler is not None:
             request.handler.client_lost()
         request.keep_alive = False

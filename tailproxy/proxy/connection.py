@@ -311,6 +311,8 @@ class UpstreamConnection(Protocol):
             exchange.body(chunks)
         if self._message_complete:
             self._end_message(exchange)
+        else:
+            exchange.flush()
 
     def _end_message(self, exchange: Exchange) -> None:
         trailers = self._trailers

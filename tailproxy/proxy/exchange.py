@@ -133,14 +133,16 @@ class Exchange:
         """There is a connection: send what has gathered."""
         self._connection = connection
         request = self.request
-        lines = [b"%b %b%b HTTP/1.1\r\n" % (request.method, self._upstream.prefix, request.target)]
-        lines.append(http1.field_lines(request.headers))
-        if request.chunked:
-            lines.append(b"Transfer-Encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        lines += self._pending
-        self._pending = []
-        connection.begin(self, b"".join(lines))
+        first = b"%b %b%b HTTP/1.1\r\n%b" % (
+            request.method,
+            self._upstream.prefix,
+            request.target,
+            request.block,
+        )
+        if self._pending:
+            first = b"".join((first, *self._pending))
+            self._pending = []
+        connection.begin(self, first)
         self._receiver.request_sent()
         if self._producer is not None:
             connection.transport.registerProducer(self._producer, True)
@@ -188,6 +190,11 @@ class Exchange:
         """A part of the answer's body."""
         if not self._done:
             self._receiver.response_body(chunks)
+
+    def flush(self) -> None:
+        """All that came in one read has been told."""
+        if not self._done:
+            self._receiver.response_flush()
 
     def end(self, trailers: Sequence[Header], *, reusable: bool) -> None:
         """The answer is complete."""

@@ -20,7 +20,6 @@ from twisted.web.server import Site as WebSite
 
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import IIdentity, ResponseHead
-from tailproxy.wire.http1 import response_end_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +52,7 @@ class PluginsResource:
 
     def render(self, request: Request) -> int:
         """Read the body, then let the plugin answer."""
-        name = request.path.split(b"/", 3)[2:3]
+        name = request.head.path.split(b"/", 3)[2:3]
         if not self._names.issuperset(name or (b"",)):
             names = b", ".join(sorted(self._names)).decode("ascii")
             request.refuse(
@@ -65,10 +64,10 @@ class PluginsResource:
             )
         elif request.body is None:
             _render(self._site, request, b"")
-        elif int(request.header(b"content-length") or 0) > BODY_BYTES:
+        elif int(request.head.first(b"content-length") or 0) > BODY_BYTES:
             request.refuse(_too_large())
         else:
-            if request.header(b"expect").lower() == b"100-continue":
+            if request.head.first(b"expect").lower() == b"100-continue":
                 request.interim(ResponseHead(100, b"Continue", ()))
             request.body.deliver_to(_Spool(self._site, request))
         return NOT_DONE_YET
@@ -108,7 +107,7 @@ def _render(site: WebSite, request: Request, body: bytes) -> None:
     web.content = BytesIO(body)
     web.content.seek(0, 2)  # where it stands says whether there is a form to read
     web.requestHeaders = Headers()
-    for name, value in request.headers:
+    for name, value in request.head.headers:
         web.requestHeaders.addRawHeader(name, value)
     web.setComponent(IIdentity, request.identity)
     # As HTTP/1.0, so that the framing of the answer is left to us.
@@ -132,13 +131,15 @@ class _PluginChannel:
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         fields = headers.getAllRawHeaders() if isinstance(headers, Headers) else headers
         flat = [(name, value) for name, values in fields for value in values]
-        self._request.start(ResponseHead(int(code), reason, response_end_to_end(flat)))
+        self._request.start(ResponseHead(int(code), reason, flat))
 
     def write(self, data: bytes) -> None:
         self._request.write((data,))
+        self._request.flush()
 
     def writeSequence(self, parts: Sequence[bytes]) -> None:
         self._request.write(parts)
+        self._request.flush()
 
     def requestDone(self, request: WebRequest) -> None:
         if not self._request.gone:
@@ -169,7 +170,7 @@ class _PluginChannel:
     def getHost(self) -> IPv4Address | IPv6Address:
         # Address and port as the client used them, since URLs are made of them: behind serve,
         # our socket's port is not the one that clients dial.
-        _, colon, port = self._request.header(b"host").rpartition(b":")
+        _, colon, port = self._request.head.first(b"host").rpartition(b":")
         ours: IPv4Address | IPv6Address = self._request.local_address
         return type(ours)("TCP", ours.host, int(port) if colon and port.isdigit() else 443)
 

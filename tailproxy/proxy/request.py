@@ -20,7 +20,7 @@ from zope.interface import implementer
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import AccessRecord, ResponseHead
 from tailproxy.wire import http1
-from tailproxy.wire.requestinfo import is_discovery, request_info
+from tailproxy.wire.requestinfo import is_discovery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from tailproxy.interfaces import IStream
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.proxy.channel import HTTPChannel
-    from tailproxy.wire.http1 import Framing, Header
+    from tailproxy.wire.head import RequestHead
+    from tailproxy.wire.http1 import Header
 
     class BodyReceiver(Protocol):
         """Takes a request's body."""
@@ -126,16 +127,14 @@ class Body:
 class Request:
     """A request whose head is complete, and the way to answer it.
 
-    :ivar method: as sent.
-    :ivar target: the request target byte for byte.
-    :ivar version: `1.1` or `1.0`.
-    :ivar headers: all of them, in order, names as sent.
-    :ivar upgrade: value of the Upgrade header when the client asks for an upgrade, else None.
+    What is written of an answer is held until `flush` or the end of the answer, so that a head and
+    what came with it leave together.
+
+    :ivar head: what the client sent, without the body.
     :ivar caller: where the connection comes from.
     :ivar listener: name of the listener that took it.
     :ivar identity: who that is; None until `WhoIsResource` knows.
     :ivar body: None when there is none.
-    :ivar chunked: whether the body came in chunks, so that its length is not known.
     :ivar complete: whether the whole body has arrived.
     :ivar received_at: when the head was complete, in seconds of the reactor's clock.
     :ivar gone: whether the client has gone or the answer is complete.
@@ -145,50 +144,36 @@ class Request:
         "_channel",
         "_chunked_answer",
         "_handler",
+        "_held",
         "_started",
         "_until_close",
         "body",
         "caller",
-        "chunked",
         "complete",
         "denied",
         "gone",
-        "headers",
+        "head",
         "identity",
         "keep_alive",
         "listener",
-        "method",
         "received",
         "received_at",
         "recorded",
         "sent",
         "status",
-        "target",
-        "upgrade",
-        "version",
     )
 
     def __init__(
         self,
         channel: HTTPChannel,
-        method: bytes,
-        target: bytes,
-        version: str,
-        headers: list[Header],
-        framing: Framing,
-        upgrade: bytes | None,
+        head: RequestHead,
         *,
         keep_alive: bool,
     ) -> None:
         self._channel = channel
-        self.method = method
-        self.target = target
-        self.version = version
-        self.headers = headers
-        self.upgrade = upgrade
+        self.head = head
         self.keep_alive = keep_alive
-        self.chunked = framing.chunked
-        self.body = Body(channel) if framing.chunked or framing.length else None
+        self.body = Body(channel) if head.framing is not http1.NO_BODY else None
         self.complete = False
         self.caller: Caller = channel.caller
         self.listener: str = channel.listener
@@ -201,14 +186,25 @@ class Request:
         self.sent = 0
         self.received = 0
         self._handler: Handler | None = None
+        self._held: list[bytes] = []
         self._started = False
         self._chunked_answer = False
         self._until_close = False
 
     @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.target.partition(b"?")[0]
+    def method(self) -> bytes:
+        """As sent."""
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        """The request target byte for byte."""
+        return self.head.target
+
+    @property
+    def upgrade(self) -> bytes | None:
+        """The protocol that the client wants to switch to, if it does."""
+        return self.head.upgrade
 
     @property
     def local_address(self) -> Any:
@@ -243,27 +239,24 @@ class Request:
 
     def interim(self, head: ResponseHead) -> None:
         """Write a 1xx answer other than 101; clients of HTTP/1.0 know none (RFC 9110, 15.2)."""
-        if not self._started and not self.gone and self.version != "1.0":
+        if not self._started and not self.gone and self.head.version != "1.0":
             self._channel.write(_head_bytes(head))
 
     def start(self, head: ResponseHead) -> None:
-        """Write the head of the answer.
+        """Begin the answer.
 
-        :param head: end-to-end headers only; a Content-Length among them is kept, else the body
-            goes in chunks (or, to HTTP/1.0, until the end of the connection).
+        :param head: of its headers the end-to-end ones are passed on. With a Content-Length among
+            them the body goes as it is, else in chunks (or, to HTTP/1.0, until the end of the
+            connection).
         """
         if self.gone:
             return
         self._started = True
         self.status = head.code
-        lines = [b"HTTP/1.1 %d %b\r\n" % (head.code, head.reason)]
-        length = False
-        for name, value in head.headers:
-            lines.append(b"%b: %b\r\n" % (name, value))
-            if name.lower() == b"content-length":
-                length = True
-        if not length and http1.has_body(self.method, head.code):
-            if self.version == "1.0":
+        fields, has_length = http1.response_block(head.headers)
+        lines = [b"HTTP/1.1 %d %b\r\n" % (head.code, head.reason), fields]
+        if not has_length and http1.has_body(self.head.method, head.code):
+            if self.head.version == "1.0":
                 self.keep_alive = False
                 self._until_close = True
             else:
@@ -274,26 +267,35 @@ class Request:
             self.keep_alive = False
             lines.append(b"Connection: close\r\n")
         lines.append(b"\r\n")
-        self._channel.write(b"".join(lines))
+        self._held += lines
 
     def write(self, chunks: Sequence[bytes]) -> None:
-        """Write a part of the answer's body, at once."""
+        """Write a part of the answer's body."""
         if self.gone:
             return
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self.sent += len(data)
-        if self._chunked_answer:
-            if data:
-                self._channel.write(http1.chunk(data))
-        else:
-            self._channel.write(data)
+        size = sum(map(len, chunks))
+        self.sent += size
+        if not self._chunked_answer:
+            self._held += chunks
+        elif size:
+            self._held.append(b"%x\r\n" % size)
+            self._held += chunks
+            self._held.append(b"\r\n")
+
+    def flush(self) -> None:
+        """Send what is held."""
+        held = self._held
+        if held:
+            self._held = []
+            self._channel.write(held[0] if len(held) == 1 else b"".join(held))
 
     def finish(self, trailers: Sequence[Header] = ()) -> None:
         """The answer is complete."""
         if self.gone:
             return
         if self._chunked_answer:
-            self._channel.write(http1.last_chunk(trailers))
+            self._held.append(http1.last_chunk(trailers))
+        self.flush()
         self._account()
         self._channel.answered(self)
 
@@ -313,7 +315,7 @@ class Request:
             *extra,
         ]
         self.start(ResponseHead(code, _REASONS.get(code, b"Error"), headers))
-        if http1.has_body(self.method, code):
+        if http1.has_body(self.head.method, code):
             self.write((body,))
         self.finish()
 
@@ -325,12 +327,13 @@ class Request:
         if self._started:
             self.abort()
             return
-        content_type, body = error.body(discovery=is_discovery(self.method, self.target))
+        content_type, body = error.body(discovery=is_discovery(self.head.method, self.head.target))
         self.answer(error.code, content_type, body)
 
     def broken(self, failure: Failure) -> None:
         """Refuse after an error of our own, and end what was under way for the request."""
-        _log.failure("cannot answer {method} {path}", failure, method=self.method, path=self.path)
+        head = self.head
+        _log.failure("cannot answer {method} {path}", failure, method=head.method, path=head.path)
         handler, self._handler = self._handler, None
         if handler is not None:
             handler.client_lost()
@@ -339,6 +342,7 @@ class Request:
     def abort(self) -> None:
         """End the connection without ending the answer, so that it cannot be taken for whole."""
         if not self.gone:
+            self.flush()
             self._account()
             self._channel.abort(self)
 
@@ -383,39 +387,29 @@ class Request:
     def _account(self) -> None:
         self.gone = True
         identity = self.identity
-        caller = self.caller
+        head = self.head
         site = self._channel.site
         site.audit.answered(
             AccessRecord(
                 user=identity.user if identity is not None else "",
                 node=identity.node if identity is not None else "",
                 groups=identity.groups if identity is not None else (),
-                address=str(caller.address),
-                service=caller.service or "",
+                address=self.caller.shown,
+                service=self.caller.service or "",
                 listener=self.listener,
-                method=self.method.decode("ascii", "replace"),
-                path=self.path.decode("ascii", "replace"),
-                verb=request_info(self.method, self.target).verb,
+                method=head.method.decode("ascii", "replace"),
+                path=head.path.decode("ascii", "replace"),
+                verb=head.info.verb,
                 status=self.status,
                 sent=self.sent,
                 received=self.received,
                 duration=self._channel.clock.seconds() - self.received_at,
-                upgrade=(self.upgrade or b"").decode("ascii", "replace"),
+                upgrade=(head.upgrade or b"").decode("ascii", "replace"),
                 recorded=self.recorded,
                 denied=self.denied,
-                user_agent=self.header(b"user-agent").decode("utf-8", "replace"),
+                user_agent=head.first(b"user-agent").decode("utf-8", "replace"),
             )
         )
-
-    def header(self, lower_name: bytes) -> bytes:
-        """The first value of a header, empty without one.
-
-        :param lower_name: its name in lower case.
-        """
-        for name, value in self.headers:
-            if name.lower() == lower_name:
-                return value
-        return b""
 
 
 def _head_bytes(head: ResponseHead) -> bytes:

@@ -16,13 +16,13 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import IResponseReceiver, ResponseHead, UpstreamRequest
-from tailproxy.policy.decide import Mode, Refusal, RequestHead, decide
-from tailproxy.policy.headers import check_outgoing, outgoing
+from tailproxy.policy.decide import Mode, Refusal, decide
+from tailproxy.policy.headers import outgoing_block
 from tailproxy.policy.identity import Unsendable
 from tailproxy.proxy.relay import Relay
 from tailproxy.proxy.watch import events_of
 from tailproxy.wire.http1 import response_end_to_end
-from tailproxy.wire.requestinfo import is_long_running, request_info
+from tailproxy.wire.requestinfo import is_long_running
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,16 +68,14 @@ class ReverseProxyResource:
         identity = request.identity
         if identity is None:
             raise RuntimeError("a request without an identity must not come here")
-        head = RequestHead(
-            request.method, request.target, request.version, request.headers, request.upgrade
-        )
+        head = request.head
         decision = decide(identity, head, self._rules)
         if isinstance(decision, Refusal):
             if decision.cause is not None:
                 log.error(
                     "no decision about {method} {path}: {cause!r}",
-                    method=request.method,
-                    path=request.path,
+                    method=head.method,
+                    path=head.path,
                     cause=decision.cause,
                 )
             request.refuse(ApiError(decision.code, decision.reason, decision.message))
@@ -87,35 +85,30 @@ class ReverseProxyResource:
             log.warn(
                 "{user} may go on unrecorded with {method} {path}: {reason}",
                 user=identity.user,
-                method=request.method,
-                path=request.path,
+                method=head.method,
+                path=head.path,
                 reason=decision.unrecorded,
             )
         try:
-            headers = self._outgoing(request, identity)
+            block = self._outgoing(request, identity)
         except Unsendable as error:
             request.refuse(ApiError(403, "unsendable", f"the request cannot be forwarded: {error}"))
             return NOT_DONE_YET
         except ApiError as error:
             request.refuse(error)
             return NOT_DONE_YET
-        Forwarding(self, request, decision.session or "").start(headers)
+        Forwarding(self, request, decision.session or "").start(block)
         return NOT_DONE_YET
 
-    def _outgoing(self, request: Request, identity: Identity) -> list[Header]:
+    def _outgoing(self, request: Request, identity: Identity) -> bytes:
         auth = self._rules.mode is not Mode.NOAUTH
-        impersonated = identity if auth else None
-        bearer = self.upstream.bearer() if auth else None
-        headers = outgoing(
-            request.headers,
-            identity=impersonated,
-            upgrade=request.upgrade,
+        return outgoing_block(
+            request.head,
+            identity=identity if auth else None,
             host=self.upstream.host,
-            client=identity.tailnet_address(request.caller),
-            bearer=bearer,
+            client=identity.forwarded_for(request.caller),
+            bearer=self.upstream.bearer() if auth else None,
         )
-        check_outgoing(headers, impersonated, bearer)
-        return headers
 
     def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
         """Every path is answered here."""
@@ -161,23 +154,27 @@ class Forwarding:
         self._sent = False
         self._events: JSONEvents | FramedEvents | None = None
         self._quiet: IDelayedCall | None = None
-        info = request_info(request.method, request.target)
+        info = request.head.info
         self._watch = info.verb == "watch"
         self.long_running = is_long_running(info)
 
-    def start(self, headers: list[Header]) -> None:
-        """Send the request."""
+    def start(self, block: bytes) -> None:
+        """Send the request.
+
+        :param block: its headers.
+        """
         request = self._request
+        head = request.head
         body = request.body
         request.handle_by(self)
         self._exchange = self._upstream.send(
             UpstreamRequest(
-                request.method,
-                request.target,
-                headers,
-                upgrade=request.upgrade,
+                head.method,
+                head.target,
+                block,
+                upgrade=head.upgrade,
                 has_body=body is not None,
-                chunked=request.chunked,
+                chunked=head.framing.chunked,
             ),
             self,
         )
@@ -190,8 +187,7 @@ class Forwarding:
     def body_data(self, chunks: Sequence[bytes]) -> None:
         """The client has sent a part of the body."""
         if self._exchange is not None:
-            for chunk in chunks:
-                self._exchange.write_body(chunk)
+            self._exchange.write_body(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     def body_end(self, trailers: Sequence[Header]) -> None:
         """The client has sent all of it."""
@@ -208,21 +204,20 @@ class Forwarding:
 
     def response_interim(self, head: ResponseHead) -> None:
         """Pass a 1xx on."""
-        self._request.interim(_for_client(head))
+        self._request.interim(
+            ResponseHead(head.code, head.reason, response_end_to_end(head.headers))
+        )
 
     def response_head(self, head: ResponseHead) -> None:
         """The answer begins."""
-        self._request.start(_for_client(head))
+        self._request.start(head)
         if self._watch:
             self._events = events_of(head.headers)
             if self._request.draining:
                 self.drain()
 
     def response_body(self, chunks: Sequence[bytes]) -> None:
-        """Pass a part of the body on, at once."""
-        if not self._producing:
-            self._producing = True
-            self._request.register_producer(self)
+        """Pass a part of the body on."""
         if self._events is not None:
             chunks = (b"".join(chunks),)
             end = self._events.last_end(chunks[0])
@@ -233,6 +228,13 @@ class Forwarding:
         self._request.write(chunks)
         if self._quiet is not None:
             self._quiet.reset(QUIET_SECONDS)
+
+    def response_flush(self) -> None:
+        """Send on what came in one read. There will be more, so the client may slow it down."""
+        if not self._producing:
+            self._producing = True
+            self._request.register_producer(self)
+        self._request.flush()
 
     def response_end(self, trailers: Sequence[Header]) -> None:
         """The answer is complete."""
@@ -327,7 +329,3 @@ def _safe_trailers(trailers: Sequence[Header]) -> list[Header]:
         if (name := field[0].lower()) not in _NEVER_TRAILERS
         and not name.startswith(_NEVER_TRAILER_PREFIXES)
     ]
-
-
-def _for_client(head: ResponseHead) -> ResponseHead:
-    return ResponseHead(head.code, head.reason, response_end_to_end(head.headers))

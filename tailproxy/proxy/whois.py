@@ -40,7 +40,11 @@ class WhoIsResource:
         self._plugins = plugins
 
     def render(self, request: Request) -> int:
-        """Ask who it is; the answer comes later."""
+        """Ask who it is; the answer may come later."""
+        identity = self._resolver.recall(request.caller)
+        if identity is not None:
+            self._known(identity, request)
+            return NOT_DONE_YET
         self._resolver.resolve(request.caller).addCallbacks(
             self._known, self._unknown, callbackArgs=(request,), errbackArgs=(request,)
         ).addErrback(request.broken)
@@ -58,7 +62,7 @@ class WhoIsResource:
         if request.gone:
             return
         request.identity = identity
-        path = request.path
+        path = request.head.path
         if path.startswith(PLUGIN_PREFIX) and path[len(PLUGIN_PREFIX) :][:1] in {b"", b"/"}:
             self._plugins.render(request)
         else:

@@ -133,15 +133,20 @@ class TailscaledResolver:
         self._failing = False
         self._seen: dict[str, tuple[str, tuple[str, ...]]] = {}
 
+    def recall(self, caller: Caller) -> Identity | None:
+        """See `IIdentityResolver.recall`."""
+        kept = self._kept.get(_key(caller))
+        if kept is None or self._clock.seconds() >= kept.until:
+            return None
+        self._hits.inc()
+        return kept.identity
+
     def resolve(self, caller: Caller) -> Deferred[Identity]:
         """See `IIdentityResolver.resolve`."""
-        # A forwarded connection's port soon belongs to somebody else: what was found out for one
-        # serves that connection's own `Caller` object alone. (It is kept, so its id stays its.)
-        key: Hashable = id(caller) if caller.local else (caller.address, caller.service)
-        kept = self._kept.get(key)
-        if kept is not None and self._clock.seconds() < kept.until:
-            self._hits.inc()
-            return succeed(kept.identity)
+        identity = self.recall(caller)
+        if identity is not None:
+            return succeed(identity)
+        key = _key(caller)
         if not _askable(caller):
             return fail(UnknownCallerError(str(caller.address)))
         question = self._questions.get(key)
@@ -268,6 +273,12 @@ class TailscaledResolver:
             user=identity.user,
             groups=", ".join(identity.groups) or "none",
         )
+
+
+def _key(caller: Caller) -> Hashable:
+    # A forwarded connection's port soon belongs to somebody else: what was found out for one
+    # serves that connection's own `Caller` object alone. (It is kept, so its id stays its.)
+    return id(caller) if caller.local else (caller.shown, caller.service)
 
 
 def _askable(caller: Caller) -> bool:

@@ -66,9 +66,13 @@ class StaticResolver:
             address: identify(entry.whois(address)) for address, entry in table.items()
         }
 
+    def recall(self, caller: Caller) -> Identity | None:
+        """See `IIdentityResolver.recall`."""
+        return self._identities.get(caller.address)
+
     def resolve(self, caller: Caller) -> Deferred[Identity]:
         """See `IIdentityResolver.resolve`."""
-        identity = self._identities.get(caller.address)
+        identity = self.recall(caller)
         if identity is None:
             return fail(UnknownCallerError(str(caller.address)))
         return succeed(identity)

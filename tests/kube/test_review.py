@@ -31,7 +31,8 @@ def fail(upstream):
 
 
 def headers(exchange):
-    return dict(exchange.request.headers)
+    lines = exchange.request.block.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    return dict(line.split(b": ", 1) for line in lines)
 
 
 @pytest.fixture

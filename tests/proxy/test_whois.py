@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 
 from tailproxy.errors import ResolverUnavailableError, UnusableIdentityError
+from tailproxy.policy import headers
 from tailproxy.proxy import reverse
 from tailproxy.proxy.request import Body
 from tests.proxy.plane import ADA, STRANGER, Plane, identity
@@ -35,11 +36,11 @@ def break_decision(_: Plane, monkeypatch) -> None:
 
 
 def break_headers(_: Plane, monkeypatch) -> None:
-    monkeypatch.setattr(reverse, "outgoing", boom)
+    monkeypatch.setattr(reverse, "outgoing_block", boom)
 
 
 def break_last_check(_: Plane, monkeypatch) -> None:
-    monkeypatch.setattr(reverse, "check_outgoing", boom)
+    monkeypatch.setattr(headers, "check_block", boom)
 
 
 def break_bearer(plane: Plane, _: object) -> None:
