@@ -1,7 +1,8 @@
 """How log events become lines: JSON for machines, text for people.
 
 Events are turned into lines when the reactor comes round again, not where they are logged, so
-that a request never waits for its own log line.
+that a request never waits for its own log line. Lines of the access log wait a little longer for
+others to be written with.
 
 Nothing here removes secrets: they must not be in an event (design.md section 6, rule 6).
 """
@@ -9,8 +10,10 @@ Nothing here removes secrets: they must not be in an event (design.md section 6,
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 from twisted.logger import (
@@ -26,8 +29,12 @@ from zope.interface import implementer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
+
+# How long a gathered line may wait, and how many characters may.
+GATHER_SECONDS = 0.05
+GATHER_CHARACTERS = 32 << 10
 
 # What `twisted.python.log` puts into events for its own use.
 _LEGACY = frozenset(("message", "time", "isError", "system", "format", "why", "logLevel"))
@@ -68,15 +75,37 @@ def json_line(event: LogEvent) -> str:
 
 def text_line(event: LogEvent) -> str:
     """An event for people: time, level, logger, message on one line, a traceback below it."""
-    message = _message(event).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    message = one_line(_message(event))
     line = f"{_time(event)} {_level(event):<5} {event.get('log_namespace', '')}: {message}\n"
     failure: Failure | None = event.get("log_failure")
     return line if failure is None else line + failure.getTraceback()
 
 
+def one_line(message: str) -> str:
+    """A message without line ends of its own."""
+    return message.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def time_text(moment: float) -> str:
+    """A time in RFC 3339, in UTC, with milliseconds.
+
+    :param moment: seconds since 1970.
+    """
+    fraction, second = math.modf(moment)
+    microseconds = round(fraction * 1e6)
+    if not 0 <= microseconds < 1_000_000:
+        whole = datetime.fromtimestamp(moment, UTC)
+        second, microseconds = whole.replace(microsecond=0).timestamp(), whole.microsecond
+    return f"{_second_text(second)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(maxsize=2)
+def _second_text(second: float) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
+
+
 def _time(event: LogEvent) -> str:
-    moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return time_text(event.get("log_time", 0.0))
 
 
 def _level(event: LogEvent) -> str:
@@ -115,16 +144,35 @@ class LineObserver:
         self._stream = stream
         self._line = line
         self._clock = clock
-        self._events: list[LogEvent] = []
+        self._waiting: list[LogEvent | str] = []
+        self._gathered = 0
+        self._soon = False
+        self._timer: IDelayedCall | None = None
         self._closed = False
 
     def __call__(self, event: LogEvent) -> None:
-        """Take an event."""
-        self._events.append(event)
+        """Take an event. It is written when the clock comes round."""
+        self._waiting.append(event)
         if self._clock is None or self._closed:
             self.flush()
-        elif len(self._events) == 1:
-            self._clock.callLater(0, self.flush)
+        elif not self._soon:
+            self._soon = True
+            if self._timer is None:
+                self._timer = self._clock.callLater(0, self.flush)
+            else:
+                self._timer.reset(0)
+
+    def gather(self, line: str) -> None:
+        """Take a line that is made already. It may wait for others, but not for long.
+
+        :param line: with its end.
+        """
+        self._waiting.append(line)
+        self._gathered += len(line)
+        if self._clock is None or self._closed or self._gathered >= GATHER_CHARACTERS:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._clock.callLater(GATHER_SECONDS, self.flush)
 
     def close(self) -> None:
         """The clock is coming round no more: write now, and at once from now on."""
@@ -132,9 +180,16 @@ class LineObserver:
         self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered."""
-        events, self._events = self._events, []
-        lines = "".join(map(self._safe_line, events))
+        """Write what has gathered, in the order in which it came; only whole lines."""
+        waiting, self._waiting = self._waiting, []
+        self._gathered = 0
+        self._soon = False
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+        lines = "".join(
+            [each if isinstance(each, str) else self._safe_line(each) for each in waiting]
+        )
         # When nobody can be written to any more, nobody can be told so.
         with suppress(OSError):
             self._stream.write(lines)
@@ -147,6 +202,14 @@ class LineObserver:
             bad = {"log_format": "this event cannot be written: {reason}", "reason": repr(error)}
             kept = {key: event.get(key) for key in ("log_time", "log_level", "log_namespace")}
             return self._line({**kept, **bad})
+
+
+def admits_info(level: str) -> bool:
+    """Whether events of the level info are among those that `filtered` lets pass.
+
+    :param level: as the configuration's `LogLevel` spells it.
+    """
+    return bool(_LEVELS[level] <= LogLevel.info)
 
 
 def filtered(observer: ILogObserver, level: str) -> ILogObserver:

@@ -1,12 +1,20 @@
 """The access log."""
 
+import json
+from io import StringIO
+
 import attrs
 import pytest
-from twisted.logger import LogLevel, capturedLogs, formatEvent
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import Logger, LogLevel, LogPublisher, capturedLogs, formatEvent
 from zope.interface.verify import verifyObject
 
-from tailproxy.audit.access import AccessLog, Fanout
-from tailproxy.interfaces import IAuditSink
+from tailproxy.audit import access
+from tailproxy.audit.access import AccessLog, Fanout, JSONAccessLine, text_access_line
+from tailproxy.audit.logs import GATHER_SECONDS, LineObserver, json_line, text_line
+from tailproxy.interfaces import AccessRecord, IAuditSink
 from tailproxy.testing import FakeAuditSink
 from tests.audit.records import record
 
@@ -38,6 +46,106 @@ def test_a_path_with_braces_is_no_format(log):
     with capturedLogs() as events:
         log.answered(record(path="/{user.__class__}/{x}"))
     assert formatEvent(events[0]) == "ada@corp.example GET /{user.__class__}/{x} 200"
+
+
+def event_of(answered: AccessRecord) -> dict:
+    """The event that a record is logged as."""
+    events = []
+    AccessLog(Logger(namespace=access.NAMESPACE, observer=LogPublisher(events.append))).answered(
+        answered
+    )
+    return events[0]
+
+
+TEXT = st.text(max_size=6) | st.sampled_from(['"', "\\", "\n", "\x7f", "\u2028", "é", "{user}"])
+RECORDS = st.builds(
+    AccessRecord,
+    **{
+        field.name: {
+            "str": TEXT,
+            "int": st.integers(),
+            "float": st.floats(allow_nan=False, allow_infinity=False),
+            "bool": st.booleans(),
+            "tuple[str, ...]": st.lists(TEXT, max_size=3).map(tuple),
+        }[field.type]
+        for field in attrs.fields(AccessRecord)
+    },
+)
+LINE = JSONAccessLine()
+
+
+@given(RECORDS, st.floats(0, 4e9))
+def test_a_json_line_is_that_of_its_event(answered, moment):
+    event = {**event_of(answered), "log_time": moment}
+    expected = json_line(event)
+    assert LINE(answered, moment) == expected
+    assert LINE(answered, moment) == expected  # from what is kept of the caller
+    assert expected.count("\n") == 1
+    assert json.loads(expected)["user_agent"] == answered.user_agent
+
+
+@given(RECORDS, st.floats(0, 4e9))
+def test_a_text_line_is_that_of_its_event(answered, moment):
+    event = {**event_of(answered), "log_time": moment}
+    assert text_access_line(answered, moment) == text_line(event)
+
+
+def test_callers_are_told_apart_in_every_field():
+    line = JSONAccessLine()
+    for field in ("user", "node", "address", "service", "listener"):
+        one, other = record(**{field: "one"}), record(**{field: "other"})
+        assert json.loads(line(one, 0))[field] == "one"
+        assert json.loads(line(other, 0))[field] == "other"
+    assert json.loads(line(record(groups=("x", "y")), 0))["groups"] == ["x", "y"]
+
+
+def test_what_is_kept_of_callers_is_bounded(monkeypatch):
+    monkeypatch.setattr(access, "_KEPT_CHARACTERS", 1000)
+    line = JSONAccessLine()
+    for number in range(100):
+        line(record(user=f"user{number}"), 0)
+        line(record(user=f"user{number}", groups=("g" * 1000,)), 0)
+        kept = sum(len(part) for parts in line._kept.values() for part in parts)
+        assert kept == line._size <= 1000
+    assert line._kept
+
+
+class TestDirectly:
+    @pytest.fixture
+    def stream(self) -> StringIO:
+        return StringIO()
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        return Clock()
+
+    @pytest.fixture
+    def lines(self, stream, clock) -> LineObserver:
+        return LineObserver(stream, json_line, clock)
+
+    def test_lines_are_written_together_a_moment_later(self, log, lines, stream, clock):
+        log.write_to(lines, text_access_line)
+        with capturedLogs() as events:
+            log.answered(record(status=200))
+            clock.advance(GATHER_SECONDS / 2)
+            log.answered(record(status=404))
+            assert stream.getvalue() == ""
+            clock.advance(GATHER_SECONDS / 2)
+        assert events == []
+        assert [line[-3:] for line in stream.getvalue().splitlines()] == ["200", "404"]
+
+    def test_the_time_is_that_of_the_answer(self, lines, stream):
+        log = AccessLog(now=lambda: 86400.25)
+        log.write_to(lines, text_access_line)
+        log.answered(record())
+        lines.flush()
+        assert stream.getvalue().startswith("1970-01-02T00:00:00.250Z info  tailproxy.access: ")
+
+    def test_below_the_level_nothing_is_written(self, log, lines, stream):
+        log.write_to(lines, None)
+        log.answered(record())
+        lines.close()
+        assert stream.getvalue() == ""
 
 
 def test_every_sink_is_told_in_order():

@@ -1,16 +1,28 @@
 """Events and the lines they become."""
 
 import json
+from datetime import UTC, datetime
 from io import StringIO
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from tailproxy.audit.access import AccessLog
-from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
+from tailproxy.audit.logs import (
+    GATHER_CHARACTERS,
+    GATHER_SECONDS,
+    LineObserver,
+    admits_info,
+    filtered,
+    json_line,
+    text_line,
+    time_text,
+)
 from tests.audit.records import record
 
 
@@ -48,6 +60,15 @@ def test_the_time_is_rfc_3339_in_utc(stream):
     observer = LineObserver(stream, json_line, None)
     observer({"log_time": 0.25, "log_format": "x", "log_level": LogLevel.warn})
     assert lines(stream)[0]["time"] == "1970-01-01T00:00:00.250Z"
+
+
+@given(st.floats(0, 4e9))
+@example(1.9999999)
+@example(0.0009995)
+@example(1795473408.0009997)
+def test_times_are_cut_to_milliseconds(moment):
+    plain = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
+    assert time_text(moment) == plain.replace("+00:00", "Z")
 
 
 def test_newlines_in_a_message_stay_inside_the_line(stream):
@@ -125,6 +146,78 @@ def test_after_the_end_lines_are_written_at_once(stream):
     observer.close()
     log.info("two")
     assert [line["message"] for line in lines(stream)] == ["one", "two"]
+
+
+class Writes(StringIO):
+    """Keeps what was written at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.each = []
+
+    def write(self, text):
+        self.each.append(text)
+        return len(text)
+
+
+class TestGathering:
+    def test_gathered_lines_wait_for_a_moment_and_are_one_write(self):
+        clock, stream = Clock(), Writes()
+        observer = LineObserver(stream, json_line, clock)
+        for number in range(3):
+            observer.gather(f"{number}\n")
+            clock.advance(GATHER_SECONDS / 4)
+        assert stream.each == []
+        clock.advance(GATHER_SECONDS / 4)
+        assert stream.each == ["0\n1\n2\n"]
+        assert clock.getDelayedCalls() == []
+        assert GATHER_SECONDS <= 0.05
+
+    @pytest.mark.parametrize("level", list(LogLevel.iterconstants()))
+    def test_an_event_does_not_wait_for_them_and_order_stays(self, level):
+        clock, stream = Clock(), Writes()
+        observer = LineObserver(stream, text_line, clock)
+        observer.gather("before\n")
+        logger(observer).emit(level, "event")
+        observer.gather("behind\n")
+        assert stream.each == []
+        clock.advance(0)
+        (text,) = stream.each
+        before, event, behind = text.splitlines()
+        assert (before, event[-5:], behind) == ("before", "event", "behind")
+        assert clock.getDelayedCalls() == []
+
+    def test_when_many_have_gathered_they_are_written(self):
+        clock, stream = Clock(), Writes()
+        observer = LineObserver(stream, json_line, clock)
+        line = "x" * 1023 + "\n"
+        for _ in range(GATHER_CHARACTERS // 1024 - 1):
+            observer.gather(line)
+        assert stream.each == []
+        observer.gather(line)
+        assert stream.each == [line * (GATHER_CHARACTERS // 1024)]
+        assert clock.getDelayedCalls() == []
+
+    def test_nothing_is_lost_at_the_end(self):
+        clock, stream = Clock(), Writes()
+        observer = LineObserver(stream, json_line, clock)
+        observer.gather("one\n")
+        observer.close()
+        observer.gather("two\n")
+        assert stream.each == ["one\n", "two\n"]
+        assert clock.getDelayedCalls() == []
+
+    def test_without_a_clock_they_are_written_at_once(self):
+        stream = Writes()
+        LineObserver(stream, json_line, None).gather("one\n")
+        assert stream.each == ["one\n"]
+
+
+@pytest.mark.parametrize(
+    ("level", "admitted"), [("debug", True), ("info", True), ("warn", False), ("fatal", False)]
+)
+def test_info_is_admitted_by_its_own_level_and_debug(level, admitted):
+    assert admits_info(level) is admitted
 
 
 @pytest.mark.parametrize(
