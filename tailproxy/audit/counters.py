@@ -9,6 +9,8 @@ from zope.interface import implementer
 from tailproxy.interfaces import IAuditSink
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter, Histogram
+
     from tailproxy.interfaces import AccessRecord
     from tailproxy.metrics import Metrics
     from tailproxy.policy.decide import Mode
@@ -47,16 +49,26 @@ class RequestCounters:
     def __init__(self, metrics: Metrics, mode: Mode) -> None:
         self._metrics = metrics
         self._mode = mode.value
+        # Looking a metric up by its labels costs more than counting: each is looked up once.
+        # Verbs are few, and so are statuses, whatever a client or the API server says.
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self._durations: dict[str, Histogram] = {}
 
     def answered(self, record: AccessRecord) -> None:
         """See `IAuditSink.answered`."""
         verb = record.verb if record.verb in _VERBS else "other"
-        metrics = self._metrics
-        metrics.requests.labels(verb, str(record.status), self._mode).inc()
+        requests = self._requests.get((verb, record.status))
+        if requests is None:
+            requests = self._metrics.requests.labels(verb, str(record.status), self._mode)
+            self._requests[verb, record.status] = requests
+        requests.inc()
         if record.denied:
-            metrics.denied.labels(record.denied).inc()
+            self._metrics.denied.labels(record.denied).inc()
         if not _lasts(record):
-            metrics.request_duration.labels(verb).observe(record.duration)
+            durations = self._durations.get(verb)
+            if durations is None:
+                durations = self._durations[verb] = self._metrics.request_duration.labels(verb)
+            durations.observe(record.duration)
 
 
 def _lasts(record: AccessRecord) -> bool:
