@@ -1,1 +1,1 @@
-"""Measures tailproxy beside other proxies, in one run: `python -m bench`, see docs/performance.md."""
+"""Measures tailproxy beside other proxies in one run: `python -m bench`, docs/performance.md."""

@@ -97,9 +97,9 @@ class Ground(Lab):
     def _start_instant(self) -> None:
         port = self.ports.take()
         ca = self.pki / "ca.crt"
-        words = ["-listen", f"127.0.0.1:{port}"]
+        words: list[str | Path] = [self.tools["upstream"], "-listen", f"127.0.0.1:{port}"]
         words += ["-cert", self.pki / "upstream.crt", "-key", self.pki / "upstream.key"]
-        self.processes.start("upstream", [self.tools["upstream"], *words])
+        self.processes.start("upstream", words)
         self.processes.wait_ready("upstream", lambda: answers(("127.0.0.1", port)), 10)
         url = f"https://127.0.0.1:{port}"
         file = self.run / "instant.kubeconfig"

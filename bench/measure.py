@@ -24,11 +24,17 @@ SECONDS = 3.0
 
 
 def measure(
-    ground: Ground, proxy: Proxy, workload: Workload, way: Way, seconds: float = SECONDS
+    ground: Ground,
+    proxy: Proxy,
+    workload: Workload,
+    way: Way,
+    seconds: float = SECONDS,
+    rate: int | None = None,
 ) -> Measured:
     """Drive a workload through a proxy.
 
     :param seconds: see `SECONDS`.
+    :param rate: requests per second; None for as many as can be.
     :raises LabError: a request failed; with what ``load`` said.
     """
     door = proxy.door(way)
@@ -39,6 +45,8 @@ def measure(
     ]  # fmt: skip
     if workload.seconds is not None:
         words += ["-d", f"{workload.seconds * seconds}s"]
+    if rate is not None:
+        words += ["-rate", str(rate)]
     if workload.mode == "fanout":
         words += ["-trigger", f"{ground.instant.url}/-/event"]
     if workload.setting is Setting.CALLERS and door.source is not None:

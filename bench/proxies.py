@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bench.ground import Ground, Upstream
 
 START_SECONDS = 40.0
-_WORKERS = "Workers" in (Path(__file__).parents[1] / "tailproxy/options.py").read_text()
 #: What a proxy's memory is looked at after, since its first answer.
 SETTLE_SECONDS = 1.0
 
@@ -43,12 +42,13 @@ class Proxy(ABC):
     def door(self, way: Way) -> Door | None:
         """Where clients come in that way; None if the proxy has no such door."""
 
+    @abstractmethod
     def launch(self) -> None:
         """Start its processes."""
 
+    @abstractmethod
     def answering(self) -> bool:
         """Whether a request is answered; an `OSError` counts as no."""
-        return True
 
     def start(self) -> None:
         """Start it, wait until it answers, and note how long that took.
@@ -93,14 +93,20 @@ class Direct(Proxy):
 
     name = "direct"
 
+    def launch(self) -> None:
+        """Start nothing."""
+
+    def answering(self) -> bool:
+        return True
+
     def start(self) -> None:
-        """Do nothing."""
+        """Note nothing: there is no process."""
 
     def stop(self) -> None:
-        """Do nothing."""
+        """End nothing."""
 
     def forget_log(self) -> None:
-        """Do nothing."""
+        """Forget nothing."""
 
     def family(self, way: Way) -> list[int]:
         return []
@@ -270,7 +276,7 @@ class Tailproxy(Proxy):
                 "Upstream": {"Kubeconfig": str(self.upstream.kubeconfig)},
                 "Certificates": {"Source": "files", "Chain": str(certificate), "Key": str(key)},
                 "Admin": {"Address": self.address, "Port": self._admin},
-                **({"Workers": self.workers} if _WORKERS else {}),
+                "Workers": self.workers,
             },
         }
 

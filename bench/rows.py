@@ -20,8 +20,10 @@ UNITS = {
     "p90_ms": "ms",
     "p99_ms": "ms",
     "max_ms": "ms",
-    "total_p50_ms": "ms",
-    "total_p99_ms": "ms",
+    "whole_p50_ms": "ms",
+    "whole_p99_ms": "ms",
+    "added_p50_ms": "ms",
+    "added_p99_ms": "ms",
     "requests_per_s": "1/s",
     "mib_per_s": "MiB/s",
     "rss_kib_each": "KiB",
@@ -56,6 +58,10 @@ class Samples:
         for figure, value in figures.items():
             self._values.setdefault((workload, proxy, figure), []).append(value)
 
+    def values(self, workload: str, proxy: str, figure: str) -> list[float]:
+        """One figure, round by round; empty if it was not measured."""
+        return list(self._values.get((workload, proxy, figure), ()))
+
     def rows(self) -> list[Row]:
         """A row for each figure, in the order in which they came up."""
         return [
@@ -78,19 +84,24 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def added(result: Mapping[str, float], direct: Mapping[str, float] | None) -> dict[str, float]:
-    """The latencies that a proxy adds: its own less those of no proxy in the same round.
+def latencies(
+    result: Mapping[str, float], direct: Mapping[str, float] | None, *, whole: bool
+) -> dict[str, float]:
+    """The figures of latency of one measurement.
+
+    What a proxy adds is its own latencies less those of no proxy in the same round.
 
     :param result: latencies by figure.
-    :param direct: the same without a proxy; None if *result* is that.
+    :param direct: the same without a proxy; None if *result* is that, or it was not measured.
+    :param whole: whether the plain names are for the whole latencies; they are for what is added
+        otherwise, and always for the whole ones without a proxy.
     """
+    own = {name: result[name] for name in LATENCIES}
     if direct is None:
-        return {name: result[name] for name in LATENCIES}
-    return {
-        **{name: result[name] - direct[name] for name in LATENCIES},
-        "total_p50_ms": result["p50_ms"],
-        "total_p99_ms": result["p99_ms"],
-    }
+        return own
+    added = {name: result[name] - direct[name] for name in LATENCIES}
+    shown, other, prefix = (own, added, "added_") if whole else (added, own, "whole_")
+    return {**shown, **{prefix + name: other[name] for name in ("p50_ms", "p99_ms")}}
 
 
 def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 from bench import measure
 from bench.proxies import PROXIES, Tailproxy, available
-from bench.rows import Samples, added
-from bench.workloads import Setting, proxies_for
+from bench.rows import Samples, latencies
+from bench.workloads import Latency, Setting, proxies_for
 from tests.lab.tailnet import PROXY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from bench.doors import Way
     from bench.ground import Ground
     from bench.proxies import Proxy
-    from bench.workloads import Workload
+    from bench.workloads import Measured, Workload
 
 #: The workload's name in the rows of what a start takes.
 START = "start"
@@ -37,6 +38,10 @@ class Step:
         """The workload's name, with suffixes."""
         return self.workload.name(self.way)
 
+    def restricted(self, names: Sequence[str]) -> Step:
+        """The same with the named proxies only."""
+        return Step(self.workload, self.way, tuple(name for name in self.proxies if name in names))
+
 
 @dataclass
 class Plan:
@@ -53,12 +58,8 @@ class Plan:
 
     def restricted(self, names: Sequence[str]) -> Plan:
         """The same with the named proxies only."""
-        steps = [
-            Step(step.workload, step.way, kept)
-            for step in self.steps
-            if (kept := tuple(name for name in step.proxies if name in names))
-        ]
-        return Plan(steps, self.rounds, self.seconds)
+        kept = [step.restricted(names) for step in self.steps]
+        return Plan([step for step in kept if step.proxies], self.rounds, self.seconds)
 
     @property
     def proxies(self) -> list[str]:
@@ -146,20 +147,16 @@ class Session:
             proxy.start()
         found = measure.measure(self.ground, proxy, workload, step.way, seconds)
         proxy.forget_log()
-        figures: dict[str, float] = {}
         if proxy.name == "direct":
-            self._direct[workload.base] = found.said
-            rates = {"requests_per_s", "mib_per_s"}
-            figures |= {
-                name: value for name, value in workload.figures(found).items() if name in rates
-            }
-            figures |= added(found.said, None)
+            figures = self._of_direct(step, proxy, found, seconds)
             for way in workload.ways:
                 self.samples.add(workload.name(way), proxy.name, figures)
         else:
-            figures |= workload.figures(found)
-            if workload.latency and workload.base in self._direct:
-                figures |= added(found.said, self._direct[workload.base])
+            figures = workload.figures(found)
+            if workload.latency is not Latency.NONE:
+                direct = self._direct.get(workload.base)
+                whole = workload.latency is Latency.WHOLE
+                figures |= latencies(found.said, direct, whole=whole)
             self.samples.add(step.name, proxy.name, figures)
         if workload.setting is Setting.INSTANT:
             while proxy.started:
@@ -167,10 +164,25 @@ class Session:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         self.ground.progress.say(f"{step.name} through {proxy.name}: {shown}")
 
+    def _of_direct(
+        self, step: Step, proxy: Proxy, found: Measured, seconds: float
+    ) -> dict[str, float]:
+        """The figures of no proxy; its CPU time is nobody's."""
+        workload = step.workload
+        rates = {
+            name: value
+            for name, value in workload.figures(found).items()
+            if name in {"requests_per_s", "mib_per_s"}
+        }
+        if workload.rate is not None:
+            found = measure.measure(self.ground, proxy, workload, step.way, seconds, workload.rate)
+        self._direct[workload.base] = found.said
+        return {**rates, **latencies(found.said, None, whole=True)}
+
     def _proxies(self, setting: Setting, names: Sequence[str]) -> dict[str, Proxy]:
         upstream = self.ground.kube if setting is Setting.KUBE else self.ground.instant
         socket = self._whois() if setting is Setting.CALLERS else None
-        out = {}
+        out: dict[str, Proxy] = {}
         for name in names:
             kind = PROXIES[name]
             if issubclass(kind, Tailproxy):
@@ -179,7 +191,7 @@ class Session:
                 out[name] = kind(self.ground, upstream)
         return out
 
-    def _whois(self):  # noqa: ANN202
+    def _whois(self) -> Path:
         path = self.ground.run / "whois.sock"
         self.ground.processes.start(
             "whois",

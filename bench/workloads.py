@@ -23,6 +23,8 @@ MIB = 1 << 20
 GIB = 1 << 30
 #: First address of the thousand callers, in the prefix that ``go/tools/whois`` answers for.
 CALLERS = "100.80.0.1:20000"
+#: See `Workload.rate`: about what the proxies themselves reach.
+RATE = 2000
 
 PLAIN, TLS, TAILNET = Way.PLAIN, Way.TLS, Way.TAILNET
 BOTH = (PLAIN, TLS)
@@ -37,6 +39,17 @@ class Setting(Enum):
     CALLERS = "callers"
     #: The lab's kube-apiserver.
     KUBE = "-kube"
+
+
+class Latency(Enum):
+    """Which latency of a workload is its figure."""
+
+    #: None: it is not what the workload is about.
+    NONE = 0
+    #: What the proxy adds to that of no proxy.
+    ADDED = 1
+    #: All of it, as a user feels it.
+    WHOLE = 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,9 @@ class Workload:
     :ivar ways: how clients come.
     :ivar fresh: whether each measurement takes a fresh process.
     :ivar wide: whether two workers are measured too.
-    :ivar latency: whether its latencies count.
+    :ivar latency: which of its latencies counts.
+    :ivar rate: requests per second at which no proxy is asked for its latencies. As fast as they
+        can, many connections would measure the client's own queue there.
     """
 
     base: str
@@ -115,7 +130,8 @@ class Workload:
     setting: Setting = Setting.INSTANT
     fresh: bool = False
     wide: bool = False
-    latency: bool = True
+    latency: Latency = Latency.ADDED
+    rate: int | None = None
 
     def name(self, way: Way) -> str:
         """Its name as rows have it."""
@@ -123,21 +139,43 @@ class Workload:
         return f"{self.base}{way.value}{suffix}"
 
 
-def _get(connections: int, **more: object) -> Workload:
+def _get(
+    connections: int, ways: tuple[Way, ...] = BOTH, setting: Setting = Setting.INSTANT
+) -> Workload:
     flags = ("-c", str(connections))
-    return Workload(f"get-{connections}", "get", SMALL, _requests, flags, wide=True, **more)  # type: ignore[arg-type]
+    rate = None if connections == 1 else RATE
+    return Workload(
+        f"get-{connections}",
+        "get",
+        SMALL,
+        _requests,
+        flags,
+        ways=ways,
+        setting=setting,
+        wide=setting is Setting.INSTANT,
+        rate=rate,
+    )
 
 
 def _watch(number: int) -> Workload:
     flags = ("-c", str(number))
     return Workload(
-        f"watch-{number}", "watch", WATCH, _watches, flags, None, fresh=True, latency=False
+        f"watch-{number}",
+        "watch",
+        WATCH,
+        _watches,
+        flags,
+        None,
+        fresh=True,
+        latency=Latency.NONE,
     )
 
 
 def _echo(sessions: int, keys: int) -> Workload:
     flags = ("-c", str(sessions), "-n", str(keys), "-pause", "20ms")
-    return Workload(f"exec-echo-{sessions}", "echo", EXEC, _keys, flags, None)
+    return Workload(
+        f"exec-echo-{sessions}", "echo", EXEC, _keys, flags, None, latency=Latency.WHOLE
+    )
 
 
 EVERY = (PLAIN, TLS, TAILNET)
@@ -145,14 +183,20 @@ WORKLOADS = (
     _get(1, ways=EVERY),
     _get(16, ways=EVERY),
     _get(64, ways=EVERY),
-    Workload("connect", "connect", SMALL, _requests, ways=EVERY, wide=True),
+    Workload("connect", "connect", SMALL, _requests, ways=EVERY, wide=True, latency=Latency.WHOLE),
     Workload("list-1m", "get", LIST.format(MIB), _bytes),
-    Workload("stream-1g", "get", LIST.format(GIB), _bytes, ("-n", "1"), None, latency=False),
+    Workload("stream-1g", "get", LIST.format(GIB), _bytes, ("-n", "1"), None, latency=Latency.NONE),
     Workload("post-1m", "post", CONFIG_MAPS, _bytes, ("-size", str(MIB))),
     _watch(100),
     _watch(1000),
     Workload(
-        "fanout-500", "fanout", WATCH, _events, ("-c", "500", "-n", "20", "-pause", "20ms"), None
+        "fanout-500",
+        "fanout",
+        WATCH,
+        _events,
+        ("-c", "500", "-n", "20", "-pause", "20ms"),
+        None,
+        latency=Latency.WHOLE,
     ),
     _echo(1, 150),
     _echo(50, 100),
@@ -163,6 +207,7 @@ WORKLOADS = (
         _requests,
         ("-c", "40", "-pause", "50ms"),
         wide=True,
+        latency=Latency.WHOLE,
     ),
     Workload(
         "callers-1000",
@@ -174,6 +219,7 @@ WORKLOADS = (
         ways=(PLAIN,),
         setting=Setting.CALLERS,
         wide=True,
+        rate=RATE,
     ),
     _get(16, setting=Setting.KUBE),
 )
@@ -191,6 +237,6 @@ def proxies_for(workload: Workload, way: Way) -> tuple[str, ...]:
     }[way]
     if workload.setting is Setting.CALLERS:
         compared = ()  # they would have to ask a tailnet with a thousand nodes
-    direct = ("direct",) if workload.latency and way is workload.ways[0] else ()
+    direct = ("direct",) if workload.latency is not Latency.NONE and way is workload.ways[0] else ()
     wide = ("tailproxy-2",) if workload.wide and way is not TAILNET else ()
     return (*direct, *compared, "tailproxy-1", *wide)

@@ -36,6 +36,7 @@ var (
 	workers  = flag.Int("w", 16, "requests at a time, for callers")
 	count    = flag.Int("n", 0, "requests, events or keystrokes of a session; 0: as many as fit in -d")
 	duration = flag.Duration("d", 0, "how long to go on")
+	rate     = flag.Float64("rate", 0, "requests per second of all connections together, for get and callers; 0: as many as can be")
 	pause    = flag.Duration("pause", 0, "how long to think between keystrokes or events")
 )
 

@@ -57,6 +57,28 @@ func (l *limit) more() bool {
 	return time.Now().Before(l.end)
 }
 
+// pace spreads the requests of one connection evenly, at its share of -rate.
+type pace struct {
+	next  time.Time
+	every time.Duration
+}
+
+func newPace(number, of int) *pace {
+	if *rate == 0 {
+		return &pace{}
+	}
+	every := time.Duration(float64(of) / *rate * float64(time.Second))
+	return &pace{time.Now().Add(every * time.Duration(number) / time.Duration(of)), every}
+}
+
+func (p *pace) wait() {
+	if p.every == 0 {
+		return
+	}
+	time.Sleep(time.Until(p.next))
+	p.next = p.next.Add(p.every)
+}
+
 // loop sends one request again and again on each of the -c connections.
 func loop(d *door, request []byte) (result, error) {
 	all, err := openAll(d, *clients)
@@ -79,7 +101,9 @@ func loop(d *door, request []byte) (result, error) {
 	total := atomic.Int64{}
 	start, until := time.Now(), newLimit()
 	err = together(len(all), func(i int) error {
+		pace := newPace(i, len(all))
 		for until.more() {
+			pace.wait()
 			sent := time.Now()
 			size, err := all[i].do(request)
 			if err != nil {
@@ -182,7 +206,9 @@ func callers(d *door) (result, error) {
 	latencies := make([][]time.Duration, *workers)
 	start, until := time.Now(), newLimit()
 	err := together(*workers, func(i int) error {
+		pace := newPace(i, *workers)
 		for until.more() {
+			pace.wait()
 			c := <-free
 			sent := time.Now()
 			if _, err := c.do(request); err != nil {
