@@ -29,11 +29,11 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 import tailproxy
+from tailproxy.assembly import serve
 from tailproxy.config import Document, parse
 from tailproxy.proxy.listener import Listener
 from tailproxy.proxy.nodelistener import NodeListener
 from tailproxy.schema import ConfigError
-from tailproxy.assembly import serve
 from tailproxy.tap import Options
 from tailproxy.testing import FakeLocalAPI, Reply
 from tests.proxy.servers import Authority, Wire, dial, eventually

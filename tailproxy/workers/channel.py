@@ -8,6 +8,7 @@ one; a descriptor that this process has no room for is missing, and that is noti
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import socket
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tailproxy.workers.messages import Message
 
 _READ = 65536
+_ROOM = socket.CMSG_SPACE(array.array("i").itemsize)
 # One turn of the loop must not go to one channel alone.
 _READS_AT_ONCE = 64
 # Too many descriptors are on their way, of all processes of this user together; the socket
@@ -113,14 +115,16 @@ class Channel:
             if not self._open:
                 return
             try:
-                data, descriptors, flags, _ = socket.recv_fds(
-                    self._socket, _READ, 8, socket.MSG_CMSG_CLOEXEC
+                # Not `socket.recv_fds`, which keeps the flags to itself.
+                data, ancillary, flags, _ = self._socket.recvmsg(
+                    _READ, _ROOM, socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
             except OSError as error:
                 self._lose(error.strerror or str(error))
                 return
+            descriptors = array.array("i", b"".join(body for _, _, body in ancillary))
             self._descriptors.extend(descriptors)
             if flags & socket.MSG_CTRUNC and not descriptors:
                 self._descriptors.append(None)

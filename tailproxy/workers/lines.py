@@ -44,7 +44,8 @@ class WholeLines:
     def rest(self) -> bytes:
         """What is left at the end, as a line."""
         parts, self._parts, self._size = self._parts, [], 0
-        return b"".join((*parts, b"\n")) if parts else b""
+        left = b"".join(parts)
+        return left + b"\n" if left else b""
 
     def _keep(self, data: bytes) -> None:
         self._parts.append(data)

@@ -49,6 +49,7 @@ def good(lab, **changes) -> dict:
             "Tailscaled": {"Socket": str(lab.tailnet.nodes["proxy"].socket)},
             "Upstream": {"Kubeconfig": str(lab.cluster.proxy_kubeconfig)},
             "Admin": {"Address": "127.0.0.2", "Port": lab.ports.take()},
+            "Workers": lab.workers,
             **changes,
         },
     }

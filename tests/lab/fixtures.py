@@ -24,17 +24,27 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the choice of the node."""
+    """Add the choice of the node, and of the number of workers."""
     parser.addoption(
         "--lab-node",
         choices=NODES,
         default="kwok",
         help="what runs the pods of the lab: kwok, or a real kubelet (root, Linux)",
     )
+    parser.addoption(
+        "--workers",
+        type=int,
+        default=2,
+        help="how many processes of tailproxy serve; 1 is one process that does everything",
+    )
 
 
 def _new_lab(config: pytest.Config) -> Lab:
-    return Lab(f"pytest-{os.getpid()}", node=config.getoption("--lab-node"))
+    return Lab(
+        f"pytest-{os.getpid()}",
+        node=config.getoption("--lab-node"),
+        workers=config.getoption("--workers"),
+    )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

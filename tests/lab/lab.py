@@ -84,6 +84,7 @@ class Lab:
 
     :param name: tells apart labs that run at once; of one name there is one.
     :param node: ``kwok`` or ``kubelet``.
+    :param workers: `Workers` of every tailproxy in it; None leaves the choice to tailproxy.
     :param given: a kubeconfig of a cluster that is there already; then only the tailnet is ours.
     :ivar run: folder of everything it writes; gone when it ends, unless told otherwise.
     """
@@ -93,11 +94,13 @@ class Lab:
         name: str = "default",
         *,
         node: str = "kwok",
+        workers: int | None = None,
         given: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.name = name
         self.node = node
+        self.workers = workers
         self.given = given
         self.progress = progress or Progress()
         self.run = base() / name

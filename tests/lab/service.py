@@ -54,6 +54,7 @@ class Service:
                 "Tailscaled": {"Socket": str(lab.tailnet.nodes[PROXY].socket)},
                 "Upstream": {"Kubeconfig": str(lab.cluster.proxy_kubeconfig)},
                 "Admin": {"Address": self.admin[0], "Port": self.admin[1]},
+                "Workers": lab.workers,
                 **tailproxy,
             },
         }
@@ -75,6 +76,12 @@ class Service:
         return self._lab.processes[self.name].pid
 
     @property
+    def pids(self) -> list[int]:
+        """The process ids of all its processes: the first one's, and those of its workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [self.pid, *map(int, children.split())]
+
+    @property
     def argv(self) -> list[str]:
         """The command, as its user would type it."""
         twistd = str(Path(sys.executable).with_name("twistd"))
@@ -94,8 +101,17 @@ class Service:
         self._lab.processes.start(self.name, self.argv, network=self._lab.cluster.network, env=env)
         if ready is not None:
             self._lab.processes.wait_ready(
-                self.name, lambda: self.get_admin(ready)[0] == 200, READY_SECONDS
+                self.name,
+                lambda: self.get_admin(ready)[0] == 200 and self._complete(),
+                READY_SECONDS,
             )
+
+    def _complete(self) -> bool:
+        """Whether all of its workers are there."""
+        workers = self._lab.workers
+        return workers in {None, 1} or f"{workers} of {workers} ready" in (
+            self.get_admin("/readyz?verbose")[1]
+        )
 
     def announce(self) -> None:
         """Have port 443 of the proxy node lead here, and no longer to another one."""
