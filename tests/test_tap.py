@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import sys
-from base64 import b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_twisted
-import treq
 from OpenSSL import SSL
 from twisted.application.service import Application
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.internet.protocol import Factory, ProcessProtocol
-from twisted.internet.ssl import CertificateOptions
+from twisted.internet.protocol import Factory
 from twisted.logger import ILogObserver
-from twisted.web.client import Agent
-from twisted.web.resource import Resource
-from twisted.web.server import Site
 from zope.interface import implementer
 
 import tailproxy
@@ -36,129 +26,14 @@ from tailproxy.proxy.nodelistener import NodeListener
 from tailproxy.schema import ConfigError
 from tailproxy.tap import Options
 from tailproxy.testing import FakeLocalAPI, Reply
-from tests.proxy.servers import Authority, Wire, dial, eventually
+from tests import daemon as daemons
+from tests.daemon import STATIC, write
+from tests.proxy.servers import Wire, dial, eventually
 from tests.proxyheader import proxy_header
 from tests.test_config import OPERATOR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-ROOT = Path(__file__).parent.parent
-TWISTD = Path(sys.executable).with_name("twistd")
-
-
-class Daemon(ProcessProtocol):
-    """A `twistd -n tailproxy` and what it has said."""
-
-    def __init__(self, folder: Path, *arguments: str, twistd: Sequence[str] = ()) -> None:
-        self.out = self.err = ""
-        self.code: int | None = None
-        self._ended: list[Deferred] = []
-        reactor.spawnProcess(
-            self,
-            str(TWISTD),
-            [str(TWISTD), "-n", "--pidfile=tailproxy.pid", *twistd, "tailproxy", *arguments],
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(folder),
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
-            },
-            path=str(folder),
-        )
-
-    def outReceived(self, data):
-        self.out += data.decode()
-
-    def errReceived(self, data):
-        self.err += data.decode()
-
-    def processEnded(self, reason):
-        self.code = reason.value.exitCode
-        ended, self._ended = self._ended, []
-        for deferred in ended:
-            deferred.callback(None)
-
-    async def ends(self) -> int | None:
-        """Wait for the end; the exit code, None if a signal ended it."""
-        if self.transport.pid is not None:
-            deferred = Deferred()
-            self._ended.append(deferred)
-            await deferred.addTimeout(20, reactor)
-        return self.code
-
-    def signal(self, number: int) -> None:
-        self.transport.signalProcess(number)
-
-    def events(self) -> list[dict]:
-        """What it has logged so far."""
-        return [json.loads(line) for line in self.err.splitlines(keepends=True) if line[-1] == "\n"]
-
-    async def says(self, pattern: str) -> re.Match:
-        """Wait for a log message."""
-
-        def found():
-            matches = (re.search(pattern, event["message"]) for event in self.events())
-            return next((match for match in matches if match), None)
-
-        await eventually(lambda: found() or self.code is not None, 15)
-        match = found()
-        assert match, self.err
-        return match
-
-    async def admin(self, path: str) -> tuple[int, str]:
-        """A page of the admin port."""
-        port = (await self.says(r"probes and metrics on 127\.0\.0\.2 port (\d+)"))[1]
-        response = await treq.get(f"http://127.0.0.2:{port}{path}", agent=Agent(reactor))
-        return response.code, await treq.text_content(response)
-
-    async def listens(self, name: str) -> int:
-        """The port of a listener."""
-        return int((await self.says(rf"listener-{name} listens on .*port=(\d+)"))[1])
-
-
-class ApiServer(Resource):
-    """An API server that lets us impersonate and answers everything else with the headers."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.authority = Authority()
-        certificate, key = self.authority.issue("127.0.0.1")
-        options = CertificateOptions(privateKey=key, certificate=certificate)
-        site = Site(self)
-        site.noisy = False
-        self.port = reactor.listenSSL(0, site, options, interface="127.0.0.1")
-
-    def render(self, request):
-        if request.path.endswith(b"selfsubjectaccessreviews"):
-            request.setResponseCode(201)
-            return b'{"status": {"allowed": true}}'
-        headers = request.requestHeaders.getAllRawHeaders()
-        return json.dumps({k.decode().lower(): v[0].decode() for k, v in headers}).encode()
-
-    def kubeconfig(self, path: Path) -> Path:
-        path.write_text(
-            json.dumps(
-                {
-                    "current-context": "x",
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-                    "clusters": [
-                        {
-                            "name": "c",
-                            "cluster": {
-                                "server": f"https://127.0.0.1:{self.port.getHost().port}",
-                                "certificate-authority-data": b64encode(
-                                    self.authority.pem
-                                ).decode(),
-                            },
-                        }
-                    ],
-                    "users": [{"name": "u", "user": {"token": "our-token"}}],
-                }
-            )
-        )
-        return path
+    pass
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -171,63 +46,7 @@ class Unverified:
         return connection
 
 
-@pytest.fixture
-def api():
-    server = ApiServer()
-    yield server
-    pytest_twisted.blockon(server.port.stopListening())
-
-
-def write(folder: Path, top: dict | None = None, workers: int = 2, **ours) -> Path:
-    """A configuration file; ports are chosen by the kernel."""
-    path = folder / "tailproxy.hujson"
-    path.write_text(
-        json.dumps(
-            {
-                "Version": "v1alpha1",
-                **(top or {}),
-                "Tailproxy": {
-                    "Listeners": [{"Address": "127.0.0.2:0"}],
-                    "Tailscaled": {"Socket": str(folder / "tailscaled.sock")},
-                    "Upstream": {"Kubeconfig": str(folder / "kubeconfig")},
-                    "Admin": {"Port": 0},
-                    "Workers": workers,
-                    **ours,
-                },
-            }
-        )
-    )
-    return path
-
-
-STATIC = {
-    "Kind": "static",
-    "Identities": [
-        {"Address": "100.64.0.5", "User": "ada@corp.example", "Groups": ["dev"]},
-        {"Address": "127.0.0.1", "User": "dev@corp.example"},
-    ],
-}
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start daemons that end with the test."""
-    daemons = []
-
-    def run(*arguments, **options) -> Daemon:
-        daemon = Daemon(tmp_path, *map(str, arguments), **options)
-        daemons.append(daemon)
-        return daemon
-
-    yield run
-
-    async def end() -> None:
-        for daemon in daemons:
-            if daemon.transport.pid is not None:
-                daemon.signal(signal.SIGKILL)
-            await daemon.ends()
-
-    pytest_twisted.blockon(Deferred.fromCoroutine(end()))
+api, start = daemons.api, daemons.start
 
 
 async def test_a_request_goes_through_the_whole_service(start, api, tmp_path):
@@ -314,7 +133,7 @@ async def test_a_tailscaled_that_comes_late_makes_it_healthy_without_a_restart(
 
 
 async def test_an_api_server_that_is_away_makes_it_unready_and_no_more(start, tmp_path):
-    api = ApiServer()
+    api = daemons.ApiServer()
     api.kubeconfig(tmp_path / "kubeconfig")
     await api.port.stopListening()
     daemon = start("--config", write(tmp_path, Resolver=STATIC))
