@@ -1,36 +1,31 @@
-"""Bodies of answers, as they come from Twisted's HTTP client: whole, or line by line."""
+"""Bodies of answers that go on, one line after another."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionLost
-from twisted.internet.protocol import Protocol
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone, ResponseFailed
-from twisted.web.http import PotentialDataLoss
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.web.iweb import IResponse
 
-
-class LineStream(Protocol):
+class LineStream:
     """An answer that goes on, one line after another.
 
-    :param response: its head.
+    :param hang_up: ends the connection.
     :param limit: bytes of the longest line.
     """
 
-    def __init__(self, response: IResponse, limit: int) -> None:
-        self._response = response
+    def __init__(self, hang_up: Callable[[], None], limit: int) -> None:
+        self._hang_up = hang_up
         self._limit = limit
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._size = 0
         self._closed = False
+        self._ended = False
         self._reason: str | None = None
-        self._on_line: Callable[[bytes], None] = lambda _: None
+        self._on_line: Callable[[bytes], None] | None = None
         self._finished: Deferred[str | None] = Deferred(lambda _: self.close())
 
     def follow(self, on_line: Callable[[bytes], None]) -> Deferred[str | None]:
@@ -41,67 +36,45 @@ class LineStream(Protocol):
             `close`. Cancelling it closes the stream.
         """
         self._on_line = on_line
-        self._response.deliverBody(self)
-        if self._closed:
-            self.close()
+        early, self._rest, self._size = b"".join(self._rest), [], 0
+        self.receive(early)
+        if self._ended:
+            self._finish()
         return self._finished
 
     def close(self) -> None:
-        """Want no more lines. The connection is closed once the stream is followed."""
-        self._closed = True
-        if self.transport is not None:
-            self.transport.loseConnection()
+        """Want no more lines."""
+        if not self._closed:
+            self._closed = True
+            self._hang_up()
 
-    def dataReceived(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         """Split what came into lines; an over-long one ends the stream."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if self._closed:
-                return
-            if line:
+        if self._on_line is None or b"\n" not in data:
+            self._keep(data)
+            return
+        first, *lines, rest = data.split(b"\n")
+        whole = b"".join((*self._rest, first))
+        self._rest, self._size = [], 0
+        for line in (whole, *lines):
+            if line and not self._closed:
                 self._on_line(line)
-        if len(self._rest) > self._limit and not self._closed:
+        self._keep(rest)
+
+    def _keep(self, data: bytes) -> None:
+        self._rest.append(data)
+        self._size += len(data)
+        if self._size > self._limit and not self._closed:
             self._reason = f"tailscaled sent a message of more than {self._limit} bytes"
             self.close()
 
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        """Tell whoever waits for the end."""
+    def end(self) -> None:
+        """The connection is gone: tell whoever follows, now or later."""
+        self._ended = True
+        if self._on_line is not None:
+            self._finish()
+
+    def _finish(self) -> None:
         if self._reason is None and not self._closed:
             self._reason = "tailscaled ended the stream of its messages"
         self._finished.callback(self._reason)
-
-
-class WholeBody(Protocol):
-    """The body of an answer, as one piece.
-
-    :param response: its head.
-    :param limit: bytes that it may have.
-    :ivar done: fires with the body, or fails with `ResponseFailed`. Cancelling it closes the
-        connection.
-    """
-
-    def __init__(self, response: IResponse, limit: int) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._limit = limit
-        response.deliverBody(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Collect."""
-        self._chunks.append(data)
-        self._size += len(data)
-        if self._size > self._limit:
-            self._give_up()
-
-    def connectionLost(self, reason: Failure | None = None) -> None:
-        """Hand the body over if it is whole."""
-        whole = reason is not None and reason.check(ResponseDone, PotentialDataLoss)
-        if whole and self._size <= self._limit:
-            self.done.callback(b"".join(self._chunks))
-        else:
-            self.done.errback(ResponseFailed([reason or Failure(ConnectionLost())]))
-
-    def _give_up(self) -> None:
-        if self.transport is not None:
-            self.transport.loseConnection()

@@ -11,41 +11,26 @@ import errno
 import json
 import os
 import re
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import quote, urlencode
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import attrs
-from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
-from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.error import (
-    ConnectError,
-    ConnectingCancelledError,
-    ConnectionClosed,
-)
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    HTTPConnectionPool,
-    RequestTransmissionFailed,
-    ResponseFailed,
-)
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
-from tailproxy.policy.identity import parse_whois
-from tailproxy.tailnet.bodies import LineStream, WholeBody
+from tailproxy.tailnet.client import Answer, Client, Unanswered
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Mapping
 
-    from twisted.web.client import URI
-    from twisted.web.iweb import IResponse
+    from twisted.internet.defer import Deferred
+
+    from tailproxy.tailnet.bodies import LineStream
 
 T = TypeVar("T")
 
 # tailscaled refuses requests with any other Host header.
-_BASE = "http://local-tailscaled.sock/localapi/v0/"
+_REQUEST = "{method} /localapi/v0/{path} HTTP/1.1\r\nHost: local-tailscaled.sock\r\n{headers}\r\n"
 
 TIMEOUT = 5.0
 # A first certificate is proven through DNS, which takes its time.
@@ -86,32 +71,6 @@ class ServeConfig:
     etag: str
 
 
-@attrs.frozen
-class _Answer:
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class _SocketEndpoint(UNIXClientEndpoint):
-    """The socket; a connection to it is not worth a line in the log."""
-
-    def connect(self, protocolFactory: Any) -> Any:
-        protocolFactory.noisy = False
-        return super().connect(protocolFactory)
-
-
-@implementer(IAgentEndpointFactory)
-@attrs.frozen
-class _SocketEndpoints:
-    """Leads every request to the one socket."""
-
-    reactor: Any
-    path: str
-
-    def endpointForURI(self, uri: URI) -> UNIXClientEndpoint:
-        return _SocketEndpoint(self.reactor, self.path, timeout=TIMEOUT)
-
-
 class LocalAPI:
     """Asks one tailscaled.
 
@@ -126,17 +85,11 @@ class LocalAPI:
         self.socket_path = socket_path
         self.capability: int | None = None
         self._reactor = reactor
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = _AT_ONCE
-        agent = Agent.usingEndpointFactory(
-            reactor, _SocketEndpoints(reactor, socket_path), self._pool
-        )
-        self._http = HTTPClient(agent)
-        self._slots = DeferredSemaphore(_AT_ONCE)
+        self._client = Client(reactor, socket_path, _AT_ONCE, _ANSWER_LIMIT)
 
     def close(self) -> Deferred[None]:
         """Close the connections that are kept for later calls."""
-        return cast("Deferred[None]", self._pool.closeCachedConnections())
+        return self._client.close()
 
     def whois(
         self,
@@ -145,7 +98,7 @@ class LocalAPI:
         svc_name: str | None = None,
         *,
         timeout: float = TIMEOUT,
-    ) -> Deferred[dict[str, Any]]:
+    ) -> Deferred[bytes]:
         """Ask who has an address (spec/dataplane.md 3.3).
 
         The caller sees to it that only sensible addresses are asked for: a hopeless one with a
@@ -155,37 +108,26 @@ class LocalAPI:
         :param proto: ``tcp`` or ``udp``, with a port.
         :param svc_name: ``svc:NAME``, to have the grants for that Service.
         :param timeout: seconds.
-        :returns: the decoded answer, for `tailproxy.policy.identity.identify`. It fails with
-            `LocalAPIError` of status 404 when nobody has the address, and with `IdentityError`
-            when the answer is no JSON object.
+        :returns: the answer as it came, for `tailproxy.policy.identity.read_identity`. It fails
+            with `LocalAPIError` of status 404 when nobody has the address.
         """
-        query = {"addr": addr, "proto": proto, "svc_name": svc_name}
-        given = urlencode({key: value for key, value in query.items() if value is not None})
-
-        async def ask() -> dict[str, Any]:
-            return parse_whois((await self._ask("GET", f"whois?{given}")).body)
-
-        return self._within(timeout, "whois", ask())
+        path = f"whois?addr={quote(addr, safe='')}"
+        if proto is not None:
+            path += f"&proto={proto}"
+        if svc_name is not None:
+            path += f"&svc_name={quote(svc_name, safe='')}"
+        return self._ask(path, _body, timeout=timeout)
 
     def status(self, *, peers: bool = False) -> Deferred[dict[str, Any]]:
         """Ask for the state of the daemon and its node (3.4).
 
         :param peers: whether to list the peers too, which can be many.
         """
-
-        async def ask() -> dict[str, Any]:
-            path = f"status?peers={'true' if peers else 'false'}"
-            return _object("status", await self._ask("GET", path))
-
-        return self._within(TIMEOUT, "status", ask())
+        return self._ask(f"status?peers={'true' if peers else 'false'}", partial(_object, "status"))
 
     def prefs(self) -> Deferred[dict[str, Any]]:
         """Ask for the node's settings (3.5)."""
-
-        async def ask() -> dict[str, Any]:
-            return _object("prefs", await self._ask("GET", "prefs"))
-
-        return self._within(TIMEOUT, "prefs", ask())
+        return self._ask("prefs", partial(_object, "prefs"))
 
     def cert_pair(
         self, domain: str, *, timeout: float = CERTIFICATE_TIMEOUT
@@ -196,32 +138,24 @@ class LocalAPI:
         :param timeout: seconds; a first issuance takes tens of them.
         :returns: chain and key, PEM.
         """
-
-        async def ask() -> tuple[bytes, bytes]:
-            path = f"cert/{quote(domain, safe='')}?type=pair"
-            return _split_pair((await self._ask("GET", path, slow=True)).body)
-
-        return self._within(timeout, "cert", ask())
+        path = f"cert/{quote(domain, safe='')}?type=pair"
+        return self._ask(path, _split_pair, timeout=timeout, slow=True)
 
     def cert_domains(self) -> Deferred[tuple[str, ...]]:
         """Ask which names the node may have certificates for; none before it is connected."""
-
-        async def ask() -> tuple[str, ...]:
-            answer = _decode("cert-domains", await self._ask("GET", "cert-domains"))
-            return tuple(answer or ())
-
-        return self._within(TIMEOUT, "cert-domains", ask())
+        return self._ask(
+            "cert-domains", lambda answer: tuple(_decode("cert-domains", answer) or ())
+        )
 
     def serve_config(self) -> Deferred[ServeConfig]:
         """Ask what serve does (3.6)."""
 
-        async def ask() -> ServeConfig:
-            answer = await self._ask("GET", "serve-config")
+        def read(answer: Answer) -> ServeConfig:
             # ``null`` until something was set for the first time, ``{}`` ever after.
             config = _decode("serve-config", answer) or {}
-            return ServeConfig(config, answer.headers.get("etag", ""))
+            return ServeConfig(config, answer.headers.get(b"etag", ""))
 
-        return self._within(TIMEOUT, "serve-config", ask())
+        return self._ask("serve-config", read)
 
     def set_serve_config(self, config: Mapping[str, Any], etag: str) -> Deferred[None]:
         """Replace what serve does, if it is still as it was read (3.6).
@@ -230,20 +164,14 @@ class LocalAPI:
         :param etag: of the `ServeConfig` that was read; the error's status is 412 if somebody
             changed it since.
         """
-
-        async def ask() -> None:
-            body = json.dumps(config, separators=(",", ":")).encode()
-            await self._ask("POST", "serve-config", body=body, headers={"If-Match": etag})
-
-        return self._within(TIMEOUT, "serve-config", ask())
+        body = json.dumps(config, separators=(",", ":")).encode()
+        headers = f"If-Match: {etag}\r\nContent-Length: {len(body)}\r\n"
+        request = _request("POST", "serve-config", headers) + body
+        return self._within(TIMEOUT, "serve-config", self._client.ask(request), lambda _: None)
 
     def usermetrics(self) -> Deferred[bytes]:
         """Ask for tailscaled's own metrics, in the Prometheus text format."""
-
-        async def ask() -> bytes:
-            return (await self._ask("GET", "usermetrics")).body
-
-        return self._within(TIMEOUT, "usermetrics", ask())
+        return self._ask("usermetrics", _body)
 
     def watch_bus(self, mask: int, *, limit: int) -> Deferred[LineStream]:
         """Follow what happens in the daemon (3.8).
@@ -252,136 +180,89 @@ class LocalAPI:
         :param limit: bytes of the longest message; a longer one ends the stream.
         :returns: the messages as lines of JSON, once tailscaled has agreed.
         """
+        request = _request("GET", f"watch-ipn-bus?mask={mask}")
+        lines = self._client.follow(request, limit)
+        return self._within(TIMEOUT, "watch-ipn-bus", lines, lambda lines: lines)
 
-        async def ask() -> LineStream:
-            return LineStream(await self._respond("GET", f"watch-ipn-bus?mask={mask}"), limit)
-
-        return self._within(TIMEOUT, "watch-ipn-bus", ask())
-
-    def _within(
-        self, timeout: float, endpoint: str, coroutine: Coroutine[Any, Any, T]
-    ) -> Deferred[T]:
-        """Run a call, but not longer than that."""
-
-        def late(result: Any, seconds: float) -> Any:
-            if not isinstance(result, Failure):
-                return result
-            raise LocalAPIError(
-                None,
-                f"tailscaled at {self.socket_path} did not answer {endpoint} within "
-                f"{seconds:g} s; see whether it hangs or is still starting",
-            )
-
-        call: Deferred[T] = Deferred.fromCoroutine(coroutine)
-        return call.addTimeout(timeout, self._reactor, late)
-
-    async def _ask(
+    def _ask(
         self,
-        method: str,
         path: str,
+        read: Callable[[Answer], T],
         *,
-        body: bytes | None = None,
-        headers: dict[bytes | str, bytes | str] | None = None,
+        timeout: float = TIMEOUT,
         slow: bool = False,
-    ) -> _Answer:
-        """Ask and have the whole answer.
+    ) -> Deferred[T]:
+        """Ask for something.
 
+        :param read: makes the result of an answer of success.
         :param slow: the answer takes so long that other calls must not wait behind it.
         """
-        if slow:
-            return await self._collect(await self._respond(method, path, body, headers), path)
-        await self._slots.acquire()
-        try:
-            return await self._collect(await self._respond(method, path, body, headers), path)
-        finally:
-            self._slots.release()
+        answer = self._client.ask(_request("GET", path), slow=slow)
+        return self._within(timeout, path.partition("?")[0], answer, read)
 
-    async def _respond(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: dict[bytes | str, bytes | str] | None = None,
-    ) -> IResponse:
-        """Ask and have the head of an answer of success."""
-        try:
-            response = await self._http.request(
-                method,
-                _BASE + path,
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                unbuffered=True,
-                reactor=self._reactor,
-            )
-        except ConnectingCancelledError:
-            raise CancelledError from None
-        except _CONNECTION_ERRORS as error:
-            raise self._lost(error) from error
-        capability = _header(response, "Tailscale-Cap")
+    def _within(
+        self, timeout: float, endpoint: str, call: Deferred[Any], read: Callable[[Any], T]
+    ) -> Deferred[T]:
+        """Read the result of a call, but do not wait for it longer than that."""
+        timer = self._reactor.callLater(timeout, call.cancel)
+
+        def ended(result: Any) -> T:
+            if timer.active():
+                timer.cancel()
+            elif isinstance(result, Failure):
+                raise LocalAPIError(
+                    None,
+                    f"tailscaled at {self.socket_path} did not answer {endpoint} within "
+                    f"{timeout:g} s; see whether it hangs or is still starting",
+                )
+            if isinstance(result, Failure):
+                if isinstance(result.value, Unanswered):
+                    raise self._lost(result.value) from result.value
+                return result  # type: ignore[return-value]
+            if isinstance(result, Answer):
+                self._note(result)
+                if result.status >= 300:
+                    raise _refusal(endpoint, result)
+            return read(result)
+
+        return call.addBoth(ended)
+
+    def _note(self, answer: Answer) -> None:
+        capability = answer.headers.get(b"tailscale-cap", "")
         if capability.isdecimal():
             self.capability = int(capability)
-        if response.code >= 300:
-            answer = await self._collect(response, path)
-            raise _refusal(path, response.code, answer)
-        return cast("IResponse", response)
 
-    async def _collect(self, response: IResponse, path: str) -> _Answer:
-        try:
-            content = await WholeBody(response, _ANSWER_LIMIT).done
-        except ResponseFailed as error:
-            raise self._lost(error) from error
-        names = ("Etag", "Retry-After")
-        return _Answer({name.lower(): _header(response, name) for name in names}, content)
-
-    def _lost(self, error: Exception) -> Exception:
+    def _lost(self, error: Unanswered) -> LocalAPIError:
         """Say what it means that there is no answer."""
-        for reason in getattr(error, "reasons", ()):
-            if reason.check(CancelledError):
-                return CancelledError()
         path = self.socket_path
-        number = getattr(error, "osError", None)
-        if number == errno.ENOENT:
+        if error.number == errno.ENOENT:
             message = (
                 f"there is no socket {path}; start tailscaled, or say in "
                 "Tailproxy.Tailscaled.Socket where its socket is"
             )
-        elif number == errno.ECONNREFUSED:
+        elif error.number == errno.ECONNREFUSED:
             message = f"nobody listens at the socket {path}; start tailscaled"
-        elif number in {errno.EACCES, errno.EPERM}:
+        elif error.number in {errno.EACCES, errno.EPERM}:
             message = (
                 f"uid {os.geteuid()} may not open the socket {path}; run tailproxy as root or as "
                 "the user of tailscaled"
             )
         else:
-            message = f"the connection to tailscaled at {path} failed: {_reason(error)}"
+            message = f"the connection to tailscaled at {path} failed: {error}"
         return LocalAPIError(None, message)
 
 
-_CONNECTION_ERRORS = (
-    ConnectError,
-    ConnectionClosed,
-    RequestTransmissionFailed,
-    ResponseFailed,
-)
+def _request(method: str, path: str, headers: str = "") -> bytes:
+    return _REQUEST.format(method=method, path=path, headers=headers).encode()
 
 
-def _reason(error: Exception) -> str:
-    """The innermost reason of an error of the HTTP client, in words."""
-    reasons = getattr(error, "reasons", None)
-    if reasons:
-        return _reason(reasons[0].value)
-    return str(error) or type(error).__name__
+def _body(answer: Answer) -> bytes:
+    return answer.body
 
 
-def _header(response: IResponse, name: str) -> str:
-    values = response.headers.getRawHeaders(name) or [""]
-    return str(values[0])
-
-
-def _refusal(path: str, status: int, answer: _Answer) -> LocalAPIError:
+def _refusal(endpoint: str, answer: Answer) -> LocalAPIError:
     """Make an error of an answer in any of tailscaled's three shapes (3.1)."""
-    endpoint = path.partition("?")[0]
+    status = answer.status
     text = answer.body.decode(errors="replace").strip()
     try:
         decoded = json.loads(text)
@@ -392,7 +273,7 @@ def _refusal(path: str, status: int, answer: _Answer) -> LocalAPIError:
     message = f"tailscaled refused {endpoint} with {status}: {text or 'no reason given'}"
     if status == 403:
         message += f"; {_permission(endpoint)}"
-    wait = answer.headers["retry-after"]
+    wait = answer.headers.get(b"retry-after", "")
     return LocalAPIError(status, message, float(wait) if wait.isdecimal() else None)
 
 
@@ -406,22 +287,23 @@ def _permission(endpoint: str) -> str:
     return f"{setting}, or run tailproxy as root or as the user of tailscaled"
 
 
-def _decode(endpoint: str, answer: _Answer) -> Any:
+def _decode(endpoint: str, answer: Answer) -> Any:
     try:
         return json.loads(answer.body)
     except ValueError:
         raise LocalAPIError(200, f"tailscaled's answer to {endpoint} is not JSON") from None
 
 
-def _object(endpoint: str, answer: _Answer) -> dict[str, Any]:
+def _object(endpoint: str, answer: Answer) -> dict[str, Any]:
     decoded = _decode(endpoint, answer)
     if not isinstance(decoded, dict):
         raise LocalAPIError(200, f"tailscaled's answer to {endpoint} is not a JSON object")
     return decoded
 
 
-def _split_pair(body: bytes) -> tuple[bytes, bytes]:
+def _split_pair(answer: Answer) -> tuple[bytes, bytes]:
     """Take key and chain apart; the key comes first (3.7)."""
+    body = answer.body
     end = _END_OF_KEY.search(body)
     if end is None:
         raise LocalAPIError(200, "tailscaled's answer to cert is not a key and a certificate")

@@ -4,6 +4,9 @@ spec/dataplane.md 3.3 and 3.8 have the rules. An answer serves for a second at m
 tailscaled announces no change of grants reliably. It serves only while the bus is connected, and
 not beyond a message that may concern it; an answer to a question that was under way at that
 moment is given to those who wait for it and then forgotten. Only identities are kept.
+
+With many callers nearly every request comes with a question, so a question is cheap: an answer
+that has been read before, byte for byte, is not read again.
 """
 
 from __future__ import annotations
@@ -12,15 +15,9 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.internet.defer import (
-    CancelledError,
-    Deferred,
-    FirstError,
-    fail,
-    gatherResults,
-    succeed,
-)
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tailproxy.errors import (
@@ -30,7 +27,7 @@ from tailproxy.errors import (
     UnusableIdentityError,
 )
 from tailproxy.interfaces import IIdentityResolver
-from tailproxy.policy.identity import IdentityError, identify
+from tailproxy.policy.identity import IdentityError, identify, parse_whois
 from tailproxy.tailnet.localapi import LocalAPIError
 from tailproxy.tailnet.node import RUNNING, STATES
 from tailproxy.wire.addresses import is_tailnet_address
@@ -38,8 +35,8 @@ from tailproxy.wire.addresses import is_tailnet_address
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from prometheus_client import Counter
     from twisted.internet.interfaces import IReactorTime
-    from twisted.python.failure import Failure
 
     from tailproxy.metrics import Metrics
     from tailproxy.policy.identity import Caller, Identity
@@ -49,6 +46,8 @@ if TYPE_CHECKING:
 LIFETIME = 1.0
 # Answers kept at once, so that a tailnet of any size costs a bounded amount of memory.
 KEPT_AT_MOST = 10_000
+# Bytes of the answers whose meaning is remembered: those of some thousand callers.
+READ_AT_MOST = 4 << 20
 # Seconds to wait for an answer: a caller is told within two that there is none.
 PATIENCE = 1.5
 
@@ -79,35 +78,83 @@ class _Kept:
 
 
 class _Question:
-    """A question under way, and everybody who waits for its answer."""
+    """A question under way, and everybody who waits for its answer.
 
-    def __init__(self) -> None:
+    :ivar caller: who is asked for.
+    :ivar key: for whom else the answer serves.
+    :ivar asked: when, in seconds of the clock.
+    :ivar answers: of tailscaled, about the node and, if there is one, about the Service.
+    :ivar ended: whether everybody has been told.
+    """
+
+    __slots__ = ("_asking", "_waiters", "answers", "asked", "caller", "ended", "key")
+
+    def __init__(self, caller: Caller, key: Hashable, asked: float) -> None:
+        self.caller = caller
+        self.key = key
+        self.asked = asked
+        self.answers: list[bytes | None] = []
+        self.ended = False
         self._waiters: list[Deferred[Identity]] = []
-        self._asking: Deferred[None] | None = None
+        self._asking: list[Deferred[None]] = []
 
     def wait(self) -> Deferred[Identity]:
         waiter: Deferred[Identity] = Deferred(self._leave)
         self._waiters.append(waiter)
         return waiter
 
-    def ask(self, answer: Deferred[Identity]) -> None:
-        self._asking = answer.addCallbacks(self._answered, self._failed)
+    def ask(self, asking: list[Deferred[None]]) -> None:
+        """Take note of what is under way for it."""
+        self._asking = asking
+
+    def stop(self) -> None:
+        """End what is under way."""
+        for each in self._asking:
+            if not each.called:
+                each.cancel()
 
     def _leave(self, waiter: Deferred[Identity]) -> None:
         """Somebody does not want to know any more; the last one ends the question."""
         self._waiters.remove(waiter)
-        if not self._waiters and self._asking is not None:
-            self._asking.cancel()
+        if not self._waiters:
+            self.stop()
 
-    def _answered(self, identity: Identity) -> None:
+    def end(self, result: Identity | Failure) -> None:
+        """Tell everybody, once; what is still under way is of no use any more."""
+        self.ended = True
+        self.stop()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            waiter.callback(identity)
+            if isinstance(result, Failure):
+                waiter.errback(result)
+            else:
+                waiter.callback(result)
 
-    def _failed(self, failure: Failure) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            waiter.errback(failure)
+
+class _Readings:
+    """Reads answers, those that are the same byte for byte once."""
+
+    def __init__(self) -> None:
+        self._identities: dict[tuple[bytes, ...], Identity] = {}
+        self._size = 0
+
+    def identity(self, answers: tuple[bytes, ...]) -> Identity:
+        """Read the answer about the node, and the one about the Service if there is one.
+
+        :raises IdentityError: there is no identity in them.
+        """
+        known = self._identities.get(answers)
+        if known is not None:
+            return known
+        identity = identify(*map(parse_whois, answers))
+        size = sum(map(len, answers))
+        if self._size + size > READ_AT_MOST:
+            self._identities.clear()
+            self._size = 0
+        if size <= READ_AT_MOST:
+            self._identities[answers] = identity
+            self._size += size
+        return identity
 
 
 @implementer(IIdentityResolver)
@@ -131,6 +178,8 @@ class TailscaledResolver:
         self._watched = False
         self._running = False
         self._failing = False
+        self._results: dict[str, Counter] = {}
+        self._readings = _Readings()
         self._seen: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def recall(self, caller: Caller) -> Identity | None:
@@ -148,13 +197,13 @@ class TailscaledResolver:
             return succeed(identity)
         key = _key(caller)
         if not _askable(caller):
-            return fail(UnknownCallerError(str(caller.address)))
+            return fail(UnknownCallerError(caller.shown))
         question = self._questions.get(key)
         if question is not None:
             return question.wait()
-        question = self._questions[key] = _Question()
+        question = self._questions[key] = _Question(caller, key, self._clock.seconds())
         waiter = question.wait()
-        question.ask(Deferred.fromCoroutine(self._answer(key, question, caller)))
+        self._ask(question)
         return waiter
 
     def bus_connected(self) -> None:
@@ -180,60 +229,76 @@ class TailscaledResolver:
         # Questions under way go on for those who wait, but nobody joins them any more.
         self._questions.clear()
 
-    async def _answer(self, key: Hashable, question: _Question, caller: Caller) -> Identity:
-        """Ask, and keep the answer if nothing has happened since the question."""
-        asked = self._clock.seconds()
-        try:
-            identity = await self._ask(caller)
-        finally:
-            current = self._questions.get(key) is question
-            if current:
-                del self._questions[key]
-        if current and self._watched:
-            self._keep(key, _Kept(identity, asked + LIFETIME, caller))
-        self._show(identity)
-        return identity
-
-    async def _ask(self, caller: Caller) -> Identity:
-        """Put the question, count it, and put its failures into a caller's terms."""
-        asked = self._clock.seconds()
-        result = "error"
-        try:
-            identity = await self._identify(caller)
-            result = "ok"
-        except LocalAPIError as error:
-            if error.status == 404 and self._running:
-                result = "unknown"
-                self._failing = False
-                raise UnknownCallerError(str(caller.address)) from error
-            raise self._unavailable(error) from error
-        except IdentityError as error:
-            result = "unusable"
-            raise UnusableIdentityError(str(error)) from error
-        except CancelledError:
-            result = "cancelled"
-            raise
-        finally:
-            if result != "cancelled":
-                self._metrics.whois.labels(result).inc()
-                self._metrics.whois_duration.observe(self._clock.seconds() - asked)
-        return identity
-
-    async def _identify(self, caller: Caller) -> Identity:
+    def _ask(self, question: _Question) -> None:
         """Ask for the node, and at the same time for what the Service grants to it."""
-        addr, proto = str(caller.address), None
+        caller = question.caller
+        addr, proto = caller.shown, None
         if caller.local:
             addr, proto = f"{addr}:{caller.port}", "tcp"
         names = (None,) if caller.service is None else (None, caller.service)
-        asked = [self._api.whois(addr, proto, name, timeout=PATIENCE) for name in names]
-        try:
-            answers = await gatherResults(asked, consumeErrors=True)
-        except FirstError as error:
-            for each in asked:
-                each.cancel()
-            error.subFailure.raiseException()
+        question.answers = [None] * len(names)
+        question.ask(
+            [
+                self._api.whois(addr, proto, name, timeout=PATIENCE).addCallbacks(
+                    self._answered,
+                    self._failed,
+                    callbackArgs=(question, number),
+                    errbackArgs=(question,),
+                )
+                for number, name in enumerate(names)
+            ]
+        )
+
+    def _answered(self, answer: bytes, question: _Question, number: int) -> None:
+        """Make an identity of the answers once all are there, and keep it if nothing has
+        happened since the question.
+        """
+        question.answers[number] = answer
+        answers = tuple(each for each in question.answers if each is not None)
+        if len(answers) < len(question.answers):
+            return
         self._failing = False
-        return identify(*answers)
+        try:
+            identity = self._readings.identity(answers)
+        except IdentityError as error:
+            self._end(question, "unusable", Failure(UnusableIdentityError(str(error))))
+            return
+        except Exception:  # noqa: BLE001 - those who wait must hear of it, whatever it is
+            self._end(question, "error", Failure())
+            return
+        if self._questions.get(question.key) is question and self._watched:
+            self._keep(question.key, _Kept(identity, question.asked + LIFETIME, question.caller))
+        self._show(identity)
+        self._end(question, "ok", identity)
+
+    def _failed(self, failure: Failure, question: _Question) -> None:
+        """Put a failure into a caller's terms. One answer without the other is none."""
+        error = failure.value
+        result = "error"
+        if isinstance(error, LocalAPIError):
+            if error.status == 404 and self._running:
+                result = "unknown"
+                self._failing = False
+                failure = Failure(UnknownCallerError(question.caller.shown))
+            else:
+                failure = Failure(self._unavailable(error))
+        elif isinstance(error, CancelledError):
+            result = "cancelled"
+        self._end(question, result, failure)
+
+    def _end(self, question: _Question, result: str, answer: Identity | Failure) -> None:
+        """Count a question, and answer everybody."""
+        if question.ended:
+            return
+        if self._questions.get(question.key) is question:
+            del self._questions[question.key]
+        if result != "cancelled":
+            counter = self._results.get(result)
+            if counter is None:
+                counter = self._results[result] = self._metrics.whois.labels(result)
+            counter.inc()
+            self._metrics.whois_duration.observe(self._clock.seconds() - question.asked)
+        question.end(answer)
 
     def _unavailable(self, error: LocalAPIError) -> ApiError:
         """Tell the log everything, once, and the caller what it needs to know."""

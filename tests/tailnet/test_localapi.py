@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
@@ -10,7 +11,6 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError
 from twisted.logger import globalLogPublisher
 
-from tailproxy.policy.identity import IdentityError
 from tailproxy.tailnet.localapi import (
     CERTIFICATE_TIMEOUT,
     TIMEOUT,
@@ -36,7 +36,7 @@ class TestWhoIs:
     async def test_dp_s5_the_question_has_no_port_and_is_percent_encoded(self, api, daemon):
         daemon.whois["fd7a:115c:a1e0::5 svc:kube-prod"] = node_answer()
         answer = await api.whois("fd7a:115c:a1e0::5", svc_name="svc:kube-prod")
-        assert answer["UserProfile"]["LoginName"] == "ada@corp.example"
+        assert json.loads(answer)["UserProfile"]["LoginName"] == "ada@corp.example"
         assert daemon.requests == [
             "GET /localapi/v0/whois?addr=fd7a%3A115c%3Aa1e0%3A%3A5&svc_name=svc%3Akube-prod"
         ]
@@ -52,13 +52,6 @@ class TestWhoIs:
         error = await failure_of(api.whois("100.64.0.9"))
         assert error.status == 404
         assert "no match for IP:port" in error.message
-
-    @pytest.mark.parametrize("body", ["{", "[]", "null", ""])
-    @pytest_twisted.ensureDeferred
-    async def test_an_answer_that_is_no_object_names_nobody(self, api, daemon, body):
-        daemon.replies["whois"] = Reply(body)
-        with pytest.raises(IdentityError):
-            await api.whois("100.64.0.9")
 
 
 class TestReading:
@@ -236,12 +229,14 @@ class TestConnections:
         assert daemon.connections == 1
 
     @pytest_twisted.ensureDeferred
-    async def test_an_answer_beyond_the_limit_is_an_error(self, api, daemon, monkeypatch):
+    async def test_an_answer_beyond_the_limit_is_an_error(self, clock, daemon, monkeypatch):
         monkeypatch.setattr("tailproxy.tailnet.localapi._ANSWER_LIMIT", 1000)
+        api = LocalAPI(clock, daemon.path)
         daemon.replies["usermetrics"] = Reply("x" * 1001)
         assert (await failure_of(api.usermetrics())).status is None
         daemon.replies["usermetrics"] = Reply("x" * 1000)
         assert len(await api.usermetrics()) == 1000
+        await api.close()
 
     @pytest_twisted.ensureDeferred
     async def test_connections_are_not_logged(self, api, daemon):

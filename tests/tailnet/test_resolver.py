@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_address
 
 import pytest
@@ -265,6 +266,10 @@ class Answers:
         return answer
 
 
+def whois(**node):
+    return json.dumps(node_answer(**node)).encode()
+
+
 def test_answers_kept_are_bounded_in_number(metrics):
     clock, answers = Clock(), Answers()
     resolver = TailscaledResolver(clock, answers, metrics)
@@ -272,7 +277,7 @@ def test_answers_kept_are_bounded_in_number(metrics):
     callers = [Caller(ip_address(0x64400000 + n), 1) for n in range(KEPT_AT_MOST + 1)]
     for caller in callers:
         resolver.resolve(caller)
-        answers.asked[-1][1].callback(node_answer(StableID=str(caller.address)))
+        answers.asked[-1][1].callback(whois(StableID=str(caller.address)))
     asked = len(answers.asked)
     resolver.resolve(callers[-1])
     resolver.resolve(callers[1])
@@ -287,7 +292,7 @@ def test_answers_that_no_longer_serve_take_no_room(metrics):
     resolver.bus_connected()
     for n in range(10):
         resolver.resolve(Caller(ip_address(0x64400000 + n), 1))
-        answers.asked[-1][1].callback(node_answer())
+        answers.asked[-1][1].callback(whois())
         clock.advance(LIFETIME / 2)
     assert len(resolver._kept) == 2
 
