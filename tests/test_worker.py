@@ -174,6 +174,7 @@ async def test_a_drain_ends_watches_in_every_worker_and_is_over_soon(running):
     assert await service.ends() == 0
     assert not any(map(alive, workers))
     messages = [event["message"] for event in service.events()]
+    assert messages.count("drained") == 3  # the supervisor's too; nobody's last words are cut
     assert not any("ended:" in message for message in messages)
 
 

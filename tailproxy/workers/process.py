@@ -58,6 +58,9 @@ class Chief(Protocol):
     def worker_leaving(self, worker: WorkerProcess) -> None:
         """It takes no more, though nobody has told it so."""
 
+    def worker_silent(self, worker: WorkerProcess) -> None:
+        """It cannot be told anything any more; its end should follow."""
+
     def worker_roomy(self, worker: WorkerProcess) -> None:
         """Everything that was to be sent to it has been."""
 
@@ -173,8 +176,8 @@ class WorkerProcess(ProcessProtocol):
             os.kill(self.pid, signal.SIGKILL)
 
     def ask_metrics(self) -> Deferred[list[Metric]]:
-        """Its metrics as they are now; if it ends first, as they were."""
-        if not self.pid:
+        """Its metrics as they are now; before it was ready or if it ends first, as they were."""
+        if not (self.pid and self._welcoming):
             return succeed(self.families)
         self._asked += 1
         number = self._asked
@@ -214,8 +217,9 @@ class WorkerProcess(ProcessProtocol):
         self._chief.worker_roomy(self)
 
     def channel_lost(self, reason: str) -> None:
-        """See `tailproxy.workers.channel.Owner`. A worker that cannot be told anything is none."""
-        self.kill()
+        """See `tailproxy.workers.channel.Owner`. Most often it has just ended."""
+        self.ready = False
+        self._chief.worker_silent(self)
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Its log lines, and what it says past its log."""

@@ -131,6 +131,10 @@ class Supervisor(Service):
         if not self.draining:
             self._posts[worker.number - 1].left(worker, "it was told to by somebody else")
 
+    def worker_silent(self, worker: WorkerProcess) -> None:
+        """See `tailproxy.workers.process.Chief`."""
+        self._see_off(worker)
+
     def worker_roomy(self, worker: WorkerProcess) -> None:
         """See `tailproxy.workers.process.Chief`."""
         self._dispatcher.resume()

@@ -151,6 +151,21 @@ def test_a_worker_that_leaves_by_itself_is_replaced_while_it_drains(ready):
     assert ready.figure("tailproxy_worker_restarts_total") == 1
 
 
+def test_a_worker_that_hears_nothing_gets_no_more_and_is_killed_if_it_does_not_end(ready):
+    ready.workers[0].ready = False
+    ready.supervisor.worker_silent(ready.workers[0])
+    ours, theirs = socket.socketpair()
+    ready.dispatcher.admit("serve", ours)
+    assert ready.workers[1].taken == [ours]
+    ready.clock.advance(31)
+    assert ready.workers[0].orders[-1] == "kill"
+    ready.workers[0].ends()
+    ready.clock.advance(0.11)
+    assert [worker.number for worker in ready.workers] == [1, 2, 1]
+    ours.close()
+    theirs.close()
+
+
 class TestDrain:
     def test_all_are_told_to_leave_and_waited_for(self, ready):
         drained = ready.supervisor.drain()
