@@ -96,9 +96,7 @@ GOALS: tuple[Goal, ...] = (
     *_both("CPU per small GET, 1 connection", CPU, "get-1", 0.5, 0.75),
     *_both("CPU per small GET, 16 connections", CPU, "get-16", 0.25, 0.75),
     *_both("CPU per small GET, 64 connections", CPU, "get-64", 0.25, 0.75),
-    *_pair(
-        "CPU per small GET over the tailnet, 16 connections", CPU, ("get-16-tailnet", 0.5), None
-    ),
+    *_pair("CPU per small GET, 16 connections, tailnet", CPU, ("get-16-tailnet", 0.5), None),
     *_both("p50 added latency, 1 connection", "p50_ms", "get-1", 0.8, 1.0),
     *_both("p99 added latency, 1 connection", "p99_ms", "get-1", 0.8, 1.0),
     *_pair(

@@ -12,20 +12,22 @@ if TYPE_CHECKING:
 
     from bench.goals import Verdict
 
-WIDTH = 860
+WIDTH = 920
 LEFT = 340
-RIGHT = 70
+RIGHT = 130
 TOP = 84
 BAR = 11
 LINE = 38
 #: The largest ratio that is drawn in full.
 MOST = 2.0
 NAMES = {PEER: "the Go peer", STDLIB: "Go's standard library"}
+# It brings its own ground: a viewer may have a dark page and know nothing of colour schemes.
 STYLE = """\
+.paper { fill: #ffffff; }
 text { font: 13px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; }
 .title { font-size: 16px; font-weight: 600; }
 .small { font-size: 11px; fill: #59636e; }
-.value { font-size: 11px; }
+.value { font-size: 11px; paint-order: stroke; stroke: #ffffff; stroke-width: 3px; }
 .missed { font-weight: 700; fill: #b35900; }
 .go-peer { fill: #2f81f7; }
 .go-stdlib { fill: #8250df; }
@@ -33,7 +35,9 @@ text { font: 13px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f
 .one { stroke: #59636e; stroke-dasharray: 4 3; }
 .limit { stroke: #1f2328; stroke-width: 2; }
 @media (prefers-color-scheme: dark) {
+  .paper { fill: #0d1117; }
   text { fill: #e6edf3; }
+  .value { stroke: #0d1117; }
   .small { fill: #9198a1; }
   .missed { fill: #f0a05a; }
   .go-peer { fill: #4493f8; }
@@ -94,6 +98,7 @@ def draw(verdicts: Sequence[Verdict]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title">',
         '<title id="title">Figures of tailproxy divided by those of other proxies</title>',
         f"<style>\n{STYLE}\n</style>",
+        '<rect class="paper" width="100%" height="100%"/>',
         _text(16, 28, "tailproxy compared: its figure divided by that of the other", "title"),
     ]
     at = 16.0

@@ -83,7 +83,7 @@ def test_growth_is_against_ourselves_with_fewer():
 def test_lines_put_together_what_they_are_about():
     found = {line.what: set(line.verdicts) for line in lines(judge([]))}
     assert found["CPU per small GET, 1 connection"] == {"go-peer", "go-stdlib"}
-    assert found["CPU per small GET over the tailnet, 16 connections"] == {"go-peer"}
+    assert found["CPU per small GET, 16 connections, tailnet"] == {"go-peer"}
     assert found["RSS at rest of one worker, MiB"] == {"itself"}
 
 
