@@ -12,12 +12,10 @@ import attrs
 
 from tailproxy.policy.headers import impersonation_of
 from tailproxy.policy.identity import Identity, Unsendable
-from tailproxy.wire.head import read_head
 from tailproxy.wire.requestinfo import NodeProxy, node_proxy
 
 if TYPE_CHECKING:
-    from tailproxy.wire.head import RequestHead as _RequestHead
-    from tailproxy.wire.http1 import Headers
+    from tailproxy.wire.head import RequestHead
 
 
 class Mode(Enum):
@@ -80,14 +78,7 @@ class Refusal:
 _FORWARD = Forward()
 
 
-def RequestHead(
-    method: bytes, target: bytes, version: str, headers: Headers, _: bytes | None
-) -> _RequestHead:
-    """Read a head again: until the channel hands on what it has read."""
-    return read_head(method, target, version, headers)
-
-
-def decide(identity: Identity, request: _RequestHead, rules: Rules) -> Forward | Refusal:
+def decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
     """Decide about one request. Never raises: what cannot be decided is refused.
 
     :param identity: the caller's.
@@ -106,7 +97,7 @@ def decide(identity: Identity, request: _RequestHead, rules: Rules) -> Forward |
         )
 
 
-def _decide(identity: Identity, request: _RequestHead, rules: Rules) -> Forward | Refusal:
+def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
     if rules.mode is not Mode.NOAUTH:
         refusal = _impersonation(identity, request, rules)
         if refusal is not None:
@@ -120,7 +111,7 @@ def _decide(identity: Identity, request: _RequestHead, rules: Rules) -> Forward 
     return Forward(session, unrecorded) if session or unrecorded else _FORWARD
 
 
-def _impersonation(identity: Identity, request: _RequestHead, rules: Rules) -> Refusal | None:
+def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Refusal | None:
     """Refuse what cannot be run as the caller and as nobody else."""
     if rules.client_impersonation is not ClientImpersonation.STRIP:
         names = impersonation_of(request)

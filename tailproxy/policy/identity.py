@@ -134,17 +134,8 @@ class Identity:
         :param caller: the one this identity was found for.
         """
         if caller.local and self.addresses:
-            return str(self.addresses[0]).encode()
+            return str(unmapped(self.addresses[0])).encode()
         return caller.forwarded_for
-
-    def tailnet_address(self, caller: Caller) -> IPAddress:
-        """Return the address by which the tailnet knows the caller.
-
-        :param caller: the one this identity was found for.
-        """
-        if caller.local and self.addresses:
-            return self.addresses[0]
-        return caller.address
 
 
 def parse_whois(body: bytes) -> dict[str, Any]:

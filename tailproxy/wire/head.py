@@ -1,5 +1,8 @@
 """The head of a request, read once: judged, and sorted for all the steps behind it.
 
+The rules stand alone: they hold whatever the parser in front of them already refuses, because
+two readers that disagree about where a request ends are how requests are smuggled (RFC 9112, 11).
+
 The names of its headers are brought into lower case here and nowhere else. What later steps ask
 about them is answered by a set, a search or a flag, so that a request costs one pass over its
 headers.
@@ -11,7 +14,16 @@ import re
 
 import attrs
 
-from tailproxy.wire.http1 import CHUNKED, NO_BODY, TOKEN, BadRequest, Framing, Headers, tokens
+from tailproxy.wire.http1 import (
+    CHUNKED,
+    NEVER_NAMED,
+    NO_BODY,
+    TOKEN,
+    BadRequest,
+    Framing,
+    Headers,
+    tokens,
+)
 from tailproxy.wire.requestinfo import RequestInfo, request_info
 
 MAX_HEADER_BYTES = 1 << 20  # as the Go servers on either side of us (dataplane.md 1.11)
@@ -26,9 +38,6 @@ _METHODS = frozenset((b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"O
 _LOOKED_AT = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"te", b"upgrade")
 )
-# A sender may not call these hop-by-hop (RFC 9110, 7.6.1): without its length, the body of a
-# request would be read as the next request.
-_NEVER_NAMED = frozenset((b"content-length", b"host"))
 _NOTHING: frozenset[bytes] = frozenset()
 # Protocols that carry more requests, which would pass unseen behind the switch.
 _NEVER_SWITCHED = (b"h2c", b"http/", b"tls/")
@@ -138,7 +147,7 @@ def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> R
         framing,
         upgrade,
         may_upgrade,
-        named - _NEVER_NAMED if named else named,
+        named - NEVER_NAMED if named else named,
         b"te" in found and b"trailers" in tokens(b",".join(found[b"te"]).lower()),
         request_info(method, target),
     )

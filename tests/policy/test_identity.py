@@ -213,12 +213,17 @@ class TestSendable:
 class TestAddress:
     def test_a_caller_on_the_tailnet_has_its_own(self):
         caller = Caller(ip_address("fd7a:115c:a1e0::5"), 5000)
-        assert identify(user()).tailnet_address(caller) == caller.address
+        assert identify(user()).forwarded_for(caller) == b"fd7a:115c:a1e0::5"
+
+    def test_a_mapped_address_is_what_it_stands_for(self):
+        caller = Caller(ip_address("::ffff:100.64.0.5"), 5000)
+        assert identify(user()).forwarded_for(caller) == b"100.64.0.5"
+        assert caller.shown == str(caller.address)
 
     def test_a_local_caller_has_its_nodes(self):
         caller = Caller(ip_address("127.0.0.1"), 5000, local=True)
-        assert identify(user()).tailnet_address(caller) == ip_address("100.64.0.5")
-        assert identify(user(Addresses=None)).tailnet_address(caller) == caller.address
+        assert identify(user()).forwarded_for(caller) == b"100.64.0.5"
+        assert identify(user(Addresses=None)).forwarded_for(caller) == b"127.0.0.1"
 
 
 class TestParsing:

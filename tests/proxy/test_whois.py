@@ -40,7 +40,7 @@ def break_headers(_: Plane, monkeypatch) -> None:
 
 
 def break_last_check(_: Plane, monkeypatch) -> None:
-    monkeypatch.setattr(headers, "check_block", boom)
+    monkeypatch.setattr(headers, "proven_block", boom)
 
 
 def break_bearer(plane: Plane, _: object) -> None:
