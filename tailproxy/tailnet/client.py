@@ -252,11 +252,13 @@ class _Connection(Protocol):
         self._surplus = False
 
     def on_message_begin(self) -> None:
-        """An answer begins; behind a complete one nobody asked for it."""
+        """An answer begins; behind a complete one it is nobody's, and nothing of it is noted."""
         self._surplus = self._complete
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header or a trailer."""
+        if self._surplus:
+            return
         key = name.lower()
         if key in _WANTED:
             self._headers[key] = value.decode("latin-1")
@@ -265,14 +267,17 @@ class _Connection(Protocol):
 
     def on_headers_complete(self) -> None:
         """A head is complete; that of an interim answer is forgotten with its end."""
+        if self._surplus:
+            return
         self._status = self._parser.get_status_code()
         self._head_complete = self._status >= 200
         self._keep_alive = self._parser.should_keep_alive()
 
     def on_body(self, chunk: bytes) -> None:
         """A part of the body."""
-        self._chunks.append(chunk)
-        self._size += len(chunk)
+        if not self._surplus:
+            self._chunks.append(chunk)
+            self._size += len(chunk)
 
     def on_message_complete(self) -> None:
         """An answer is complete."""
