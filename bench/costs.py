@@ -89,7 +89,7 @@ class _LocalAPI:
     socket_path = ""
 
     def whois(self, *_: object, **__: object) -> Any:
-        return succeed(parse_whois(WHOIS))
+        return succeed(WHOIS)
 
 
 def steps() -> Iterator[tuple[str, Callable[[], object]]]:

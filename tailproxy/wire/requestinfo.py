@@ -35,6 +35,8 @@ _VERBS = {
 _NODE_SESSIONS = frozenset(("exec", "attach", "run", "cri", "portforward"))
 _LONG_VERBS = frozenset(("watch", "proxy"))
 _LONG_SUBRESOURCES = frozenset(("attach", "exec", "proxy", "log", "portforward"))
+# Query options that say what a request is about.
+_OPTIONS = frozenset(("fieldSelector", "labelSelector", "limit", "timeoutSeconds", "watch"))
 _MAX_PARAMETERS = 10_000  # beyond it the API server's reader gives up
 # What is longer, or has more segments, is read anew, so that the caches stay within a few MiB
 # whatever clients ask for.
@@ -158,28 +160,20 @@ def boolean(values: Sequence[str]) -> bool:
 
 def _request_info(method: bytes, target: bytes) -> RequestInfo:
     path = _path_of(target)
-    method_name = method.decode("latin-1").lower()
-    plain = RequestInfo(
-        is_resource=False,
-        path=path.text,
-        verb=method_name,
-        session=path.session,
-        node_words=path.node_words,
-    )
     parts = path.parts
     if len(parts) < 3 or parts[0] not in {"api", "apis"}:
-        return plain
+        return _no_resource(method, path)
     prefix, *left = parts
     group = ""
     if prefix == "apis":
         if len(left) < 3:
-            return attrs.evolve(plain, api_prefix=prefix)
+            return _no_resource(method, path, prefix)
         group, *left = left
     version, *left = left
     verb_in_path = left[0] in _LONG_VERBS
     if verb_in_path:
         if len(left) < 2:
-            return plain
+            return _no_resource(method, path)
         verb, *left = left
     else:
         verb = _VERBS.get(method, "")
@@ -214,6 +208,17 @@ def _request_info(method: bytes, target: bytes) -> RequestInfo:
     )
 
 
+def _no_resource(method: bytes, path: _Path, prefix: str = "") -> RequestInfo:
+    return RequestInfo(
+        is_resource=False,
+        path=path.text,
+        verb=method.decode("latin-1").lower(),
+        api_prefix=prefix,
+        session=path.session,
+        node_words=path.node_words,
+    )
+
+
 _cached_request_info = lru_cache(maxsize=1024)(_request_info)
 
 
@@ -236,16 +241,18 @@ def _list_or_watch(parameters: dict[str, list[str]]) -> tuple[str, str]:
 
 
 def _parameters(target: bytes) -> dict[str, list[str]]:
-    """Read the query as Go does: a pair that does not parse is left out."""
+    """Read the query as Go does, as far as it matters: a pair that does not parse is left out."""
     query = target.partition(b"?")[2]
     parameters: dict[str, list[str]] = {}
     if not query or query.count(b"&") >= _MAX_PARAMETERS:
         return parameters
     for pair in query.decode("latin-1").split("&"):
-        if not pair or ";" in pair or _BAD_ESCAPE.search(pair):
+        if ";" in pair or ("%" in pair and _BAD_ESCAPE.search(pair)):
             continue
         key, _, value = pair.partition("=")
-        parameters.setdefault(_unquoted(key), []).append(_unquoted(value))
+        key = _unquoted(key)
+        if key in _OPTIONS:
+            parameters.setdefault(key, []).append(_unquoted(value))
     return parameters
 
 
@@ -253,6 +260,8 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def _unquoted(text: str) -> str:
+    if "%" not in text and "+" not in text and text.isascii():
+        return text
     # Through bytes, since a raw byte and its escape are the same to Go.
     return unquote_plus(text, "latin-1").encode("latin-1").decode("utf-8", "replace")
 
