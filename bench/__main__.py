@@ -74,7 +74,7 @@ def _measure(plan: Plan) -> Samples:
 
 def full_plan() -> Plan:
     """Everything."""
-    return Plan(steps(WORKLOADS), rounds=5, seconds=2.5)
+    return Plan(steps(WORKLOADS), rounds=5, seconds=2.0)
 
 
 def quick_plan() -> Plan:
@@ -167,7 +167,8 @@ def _run(args: argparse.Namespace) -> int:
 def main() -> int:
     """Run a command; the exit status."""
     args = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         return _run(args)
     except LabError as error:
