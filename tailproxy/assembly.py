@@ -85,6 +85,7 @@ class Parts:
         self.config = config
         self.reactor = reactor
         self.metrics = Metrics(tailproxy.__version__)
+        self.access_log = AccessLog()
         self.tailnet = Surroundings(config, reactor, self.metrics, watched=watched)
         self.access = _access(config, reactor)
         self.upstream = Upstream(
@@ -110,7 +111,7 @@ class Parts:
         )
         return Site(
             root,
-            Fanout((AccessLog(), RequestCounters(self.metrics, mode))),
+            Fanout((self.access_log, RequestCounters(self.metrics, mode))),
             self.metrics,
             self.reactor,
             _drain_times(self.config),
@@ -199,7 +200,7 @@ def _alone(parts: Parts) -> TailproxyService:
     return TailproxyService(
         parts.config,
         parts.reactor,
-        LogOutput(parts.config, parts.reactor),
+        LogOutput(parts.config, parts.reactor, parts.access_log),
         [parts.access, *tailnet.services, *tailnet.certificate_services, review],
         plane,
         parts.admin(
@@ -212,7 +213,8 @@ def _alone(parts: Parts) -> TailproxyService:
 def _in_front(parts: Parts, document: Document, count: int) -> TailproxyService:
     """The supervisor: everything but the data plane and its certificates."""
     config, reactor, metrics = parts.config, parts.reactor, parts.metrics
-    review, tailnet, output = parts.review(), parts.tailnet, LogOutput(config, reactor)
+    review, tailnet = parts.review(), parts.tailnet
+    output = LogOutput(config, reactor, parts.access_log)
     listeners: list[Listener] = []
 
     def hold(held: bool) -> None:
@@ -272,6 +274,7 @@ class DataPlaneOnly:
         parts = Parts(config, reactor, watched=False)
         tailnet = parts.tailnet
         self.metrics = parts.metrics
+        self.access_log = parts.access_log
         self.site = parts.site()
         self.doors = parts.doors(self.site)
         self.plane = DataPlane(self.site, parts.upstream, ())

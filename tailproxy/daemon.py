@@ -16,6 +16,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
+from tailproxy.audit.access import access_line
 from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
 from tailproxy.options import LogFormat
 from tailproxy.workers.lines import events
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tailproxy.admin.service import AdminService
+    from tailproxy.audit.access import AccessLog
     from tailproxy.config import Config
     from tailproxy.proxy.service import DataPlane
     from tailproxy.workers.reload import Reloader
@@ -33,13 +35,15 @@ if TYPE_CHECKING:
 class LogOutput:
     """Where log lines go, as twistd was told, and in which form, as the configuration says.
 
+    :param access_log: writes where everything else is written.
     :ivar twistd: its own options; none yet while the service is being made.
     :ivar format: of the lines: `json` or `text`.
     """
 
-    def __init__(self, config: Config, reactor: Any) -> None:
+    def __init__(self, config: Config, reactor: Any, access_log: AccessLog) -> None:
         self.twistd: Mapping[str, Any] = {}
         self._config = config
+        self._access_log = access_log
         self.format = "json"
         self._reactor = reactor
         self._stream: IO[str] | None = None
@@ -52,7 +56,9 @@ class LogOutput:
         line = text_line if self.format == "text" else json_line
         observer = LineObserver(stream, line, self._reactor)
         self._reactor.addSystemEventTrigger("after", "shutdown", observer.close)
-        return filtered(observer, self._config.log_level.value)
+        level = self._config.log_level.value
+        self._access_log.write_to(observer, access_line(self.format, level))
+        return filtered(observer, level)
 
     def write(self, block: bytes) -> None:
         """Write lines that a worker has made; where somebody else logs, as events again."""

@@ -17,6 +17,7 @@ from twisted.logger import Logger, globalLogBeginner
 
 import tailproxy
 from tailproxy.assembly import DataPlaneOnly
+from tailproxy.audit.access import access_line
 from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
 from tailproxy.config import parse
 from tailproxy.schema import ConfigError
@@ -132,8 +133,10 @@ class Worker:
                 )
             first = parse(start.first, start.source)
             config, _ = adopt(first, parse(start.text, start.source), start.source)
-            self._begin_log(start, config)
+            observer = self._begin_log(start, config)
             self._parts = DataPlaneOnly(config, self._reactor)
+            line = access_line(start.log, config.log_level.value)
+            self._parts.access_log.write_to(observer, line)
         except ConfigError as error:
             self._channel.send(Failed(str(error)))
             self.status = 1
@@ -146,7 +149,7 @@ class Worker:
         self._parts.plane.startService()
         self._looking.start(_FIRST_LOOKS)
 
-    def _begin_log(self, start: Start, config: Config) -> None:
+    def _begin_log(self, start: Start, config: Config) -> LineObserver:
         line = text_line if start.log == "text" else json_line
         observer = LineObserver(cast("IO[str]", self._pipe), line, self._reactor)
         chosen = filtered(observer, config.log_level.value)
@@ -157,6 +160,7 @@ class Worker:
             self._pipe.finish()
 
         self._reactor.addSystemEventTrigger("after", "shutdown", finish)
+        return observer
 
     def _admit(self, listener: str, connection: socket.socket | None) -> None:
         self._taken += 1

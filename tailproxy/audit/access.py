@@ -15,7 +15,7 @@ import attrs
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tailproxy.audit.logs import one_line, time_text
+from tailproxy.audit.logs import admits_info, one_line, time_text
 from tailproxy.interfaces import AccessRecord, IAuditSink
 
 if TYPE_CHECKING:
@@ -131,6 +131,18 @@ class JSONAccessLine:
         self._kept[key] = made
         self._size += size
         return made
+
+
+def access_line(form: str, level: str) -> AccessLine | None:
+    """How records are written.
+
+    :param form: ``json`` or ``text``.
+    :param level: as the configuration's `LogLevel` spells it.
+    :returns: None if that level leaves them out.
+    """
+    if not admits_info(level):
+        return None
+    return text_access_line if form == "text" else JSONAccessLine()
 
 
 def text_access_line(record: AccessRecord, moment: float) -> str:

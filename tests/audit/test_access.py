@@ -12,7 +12,7 @@ from twisted.logger import Logger, LogLevel, LogPublisher, capturedLogs, formatE
 from zope.interface.verify import verifyObject
 
 from tailproxy.audit import access
-from tailproxy.audit.access import AccessLog, Fanout, JSONAccessLine, text_access_line
+from tailproxy.audit.access import AccessLog, Fanout, JSONAccessLine, access_line, text_access_line
 from tailproxy.audit.logs import GATHER_SECONDS, LineObserver, json_line, text_line
 from tailproxy.interfaces import AccessRecord, IAuditSink
 from tailproxy.testing import FakeAuditSink
@@ -141,8 +141,17 @@ class TestDirectly:
         lines.flush()
         assert stream.getvalue().startswith("1970-01-02T00:00:00.250Z info  tailproxy.access: ")
 
-    def test_below_the_level_nothing_is_written(self, log, lines, stream):
-        log.write_to(lines, None)
+    @pytest.mark.parametrize("form", ["json", "text"])
+    @pytest.mark.parametrize("level", ["debug", "info"])
+    def test_the_form_is_as_asked_for(self, log, lines, stream, form, level):
+        log.write_to(lines, access_line(form, level))
+        log.answered(record())
+        lines.close()
+        assert stream.getvalue().startswith("{") is (form == "json")
+
+    @pytest.mark.parametrize("level", ["warn", "error", "fatal"])
+    def test_below_the_level_nothing_is_written(self, log, lines, stream, level):
+        log.write_to(lines, access_line("json", level))
         log.answered(record())
         lines.close()
         assert stream.getvalue() == ""
