@@ -98,13 +98,15 @@ class Supervisor(Service):
         self._note = f"; {text}" if text else ""
 
     def worker_check(self, name: str) -> CheckResult:
-        """How a check of the workers' own stands: as it does with the one that is worst off.
+        """How a check of the workers' own stands: as it does with the one that is worst off. A
+        new one that is still to take over does not count.
 
         :param name: of the check.
         """
+        serving = [worker for worker in self._all if worker.ready]
         found = [
             CheckResult(ok=well, detail=why)
-            for worker in self._all
+            for worker in serving or self._all
             for check, well, why in worker.checks
             if check == name
         ]

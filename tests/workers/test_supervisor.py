@@ -246,6 +246,19 @@ class TestChecks:
         ready.workers[1].checks = (("certificate", False, "no certificate: why"),)
         assert check.check().detail == "no certificate: why"
 
+    def test_a_worker_that_is_still_to_take_over_does_not_make_it_unready(self, ready):
+        check = WorkersCheck("certificate", ready.supervisor)
+        for worker in ready.workers:
+            worker.checks = (("certificate", True, "valid"),)
+        ready.supervisor.replace()
+        ready.workers[2].checks = (("certificate", False, "not yet"),)
+        assert check.check().ok
+
+    def test_without_a_worker_that_serves_the_others_say_why(self, team):
+        team.workers[0].checks = (("certificate", False, "not yet"),)
+        result = WorkersCheck("certificate", team.supervisor).check()
+        assert result.detail == "not yet"
+
     def test_a_note_is_shown_beside_the_numbers(self, ready):
         ready.supervisor.note("the new configuration is not used: why")
         result = ready.supervisor.check()
