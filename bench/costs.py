@@ -28,8 +28,8 @@ from tailproxy.policy.headers import outgoing_block
 from tailproxy.policy.identity import Caller, identify, parse_whois
 from tailproxy.tailnet.resolver import TailscaledResolver
 from tailproxy.wire import requestinfo
-from tailproxy.wire.head import read_head
-from tailproxy.wire.http1 import response_block
+from tailproxy.wire.head import LastHead, read_head
+from tailproxy.wire.http1 import field_lines, response_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,12 +104,16 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
     head = read_head(b"GET", TARGET, "1.1", REQUEST)
     numbers = iter(range(10**12))
 
-    yield "read_head", lambda: read_head(b"GET", TARGET, "1.1", REQUEST)
+    yield "(read_head, new headers)", lambda: read_head(b"GET", TARGET, "1.1", REQUEST)
+    line, block_in = b"GET " + TARGET + b" HTTP/1.1\r\n", field_lines(REQUEST) + b"\r\n"
+    last = LastHead()
+    last.keep(line + block_in, head)
+    yield "LastHead.read", lambda: last.read(line + block_in)
     yield (
         "(request_info, new target)",
         lambda: requestinfo.request_info(b"GET", WATCH % next(numbers)),
     )
-    yield "resolve, known", lambda: resolver.resolve(CALLER).addCallbacks(id, id)
+    yield "recall", lambda: resolver.recall(CALLER)
     yield "decide", lambda: decide(identity, head, rules)
 
     def block() -> bytes:
@@ -121,6 +125,11 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
             bearer=BEARER,
         )
 
+    def new_block() -> bytes:
+        head.fields.made.clear()
+        return block()
+
+    yield "(outgoing_block, new headers)", new_block
     yield "outgoing_block", block
     yield "added latency", lambda: metrics.added_latency.observe(0.0002)
     yield "response_block", lambda: response_block(ANSWER)
@@ -143,7 +152,7 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
             upgrade="",
             recorded=False,
             denied="",
-            user_agent=head.first(b"user-agent").decode("utf-8", "replace"),
+            user_agent=head.fields.user_agent,
         )
 
     yield "access record", record

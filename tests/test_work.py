@@ -174,16 +174,12 @@ class TestGroups:
 
     def test_writing_what_leaves(self):
         def make(size):
+            identity = self.many(size)
             write = partial(
-                outgoing_block,
-                head_of([]),
-                identity=self.many(size),
-                host=b"h",
-                client=b"100.64.0.5",
-                bearer=b"t",
+                outgoing_block, identity=identity, host=b"h", client=b"100.64.0.5", bearer=b"t"
             )
-            write()
-            return write
+            write(head_of([]))
+            return partial(write, head_of([]))
 
         assert_constant(make, 10, 1000)
 

@@ -103,7 +103,7 @@ def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward |
         if refusal is not None:
             return refusal
     session: str | None = request.info.session
-    if node_proxy(request.method, request.info, request.may_upgrade) is NodeProxy.EXEC:
+    if node_proxy(request.method, request.info, request.fields.may_upgrade) is NodeProxy.EXEC:
         session = "node-exec"
     if not identity.grants.fail_open:
         return _enforced(identity, session) or Forward(session)

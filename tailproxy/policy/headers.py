@@ -17,7 +17,7 @@ from tailproxy.wire.http1 import CONTROL, NOT_UPSTREAM
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tailproxy.wire.head import RequestHead
+    from tailproxy.wire.head import Fields, RequestHead
 
 # Names that authenticate, or tell the API server who somebody is or where from (dataplane.md 1.4).
 _CREDENTIALS = frozenset((b"authorization", b"proxy-authorization", b"x-real-ip"))
@@ -43,11 +43,12 @@ _NOT_OURS = re.compile(
 
 def impersonation_of(head: RequestHead) -> tuple[str, ...]:
     """Return the names of the client's own ``Impersonate-*`` headers, as sent."""
-    if not head.has_prefix(b"impersonate-"):
+    fields = head.fields
+    if not fields.has_prefix(b"impersonate-"):
         return ()
     return tuple(
         name.decode("latin-1")
-        for key, (name, _) in zip(head.keys, head.headers, strict=True)
+        for key, (name, _) in zip(fields.keys, fields.headers, strict=True)
         if key.startswith(b"impersonate-")
     )
 
@@ -75,32 +76,40 @@ def outgoing_block(
     :raises Unsendable: if a name to impersonate or the token cannot stand in a header, or the
         set does not pass `proven_block`.
     """
+    fields = head.fields
+    last = fields.made.get("outgoing_block")
+    if last is not None and last[0] is identity and last[1:4] == (host, client, bearer):
+        block: bytes = last[4]
+        return block
     lines = [b"Host: " + host]
-    lines += _kept(head, in_auth=identity is not None)
-    if head.trailers:
+    lines += _kept(fields, in_auth=identity is not None)
+    if fields.trailers:
         lines.append(b"TE: trailers")
-    if head.upgrade is not None:
-        lines += (b"Connection: Upgrade", b"Upgrade: " + head.upgrade)
-    if head.framing.chunked:
+    if fields.upgrade is not None:
+        lines += (b"Connection: Upgrade", b"Upgrade: " + fields.upgrade)
+    if fields.framing.chunked:
         lines.append(b"Transfer-Encoding: chunked")
     lines.append(b"X-Forwarded-For: " + client)
     ours = b"" if identity is None else identity.impersonation_lines
     if identity is not None and bearer is not None:
         ours += b"Authorization: Bearer %b\r\n" % bearer
-    return proven_block(lines, ours, identity, bearer)
+    block = proven_block(lines, ours, identity, bearer)
+    # The next request of the same client may have the same headers.
+    fields.made["outgoing_block"] = identity, host, client, bearer, block
+    return block
 
 
-def _kept(head: RequestHead, *, in_auth: bool) -> list[bytes]:
+def _kept(fields: Fields, *, in_auth: bool) -> list[bytes]:
     """Return the lines of a client's headers that go further, without their ends."""
     ending, beginnings = _ENDING_IN_AUTH if in_auth else _ENDING
-    if head.named:
-        ending |= head.named
-    fields = zip(head.keys, head.headers, strict=True)
-    if not beginnings.search(head.names):
-        return [b": ".join(field) for key, field in fields if key not in ending]
+    if fields.named:
+        ending |= fields.named
+    keyed = zip(fields.keys, fields.headers, strict=True)
+    if not beginnings.search(fields.names):
+        return [b": ".join(field) for key, field in keyed if key not in ending]
     prefixes = _ENDING_PREFIXES_IN_AUTH if in_auth else _ENDING_PREFIXES
     lines = []
-    for key, field in fields:
+    for key, field in keyed:
         if key in ending or key.startswith(prefixes):
             continue
         if in_auth and _carries_token(key, field[1]):

@@ -11,6 +11,8 @@ headers.
 from __future__ import annotations
 
 import re
+from functools import cached_property
+from typing import Any
 
 import attrs
 
@@ -29,6 +31,8 @@ from tailproxy.wire.requestinfo import RequestInfo, request_info
 MAX_HEADER_BYTES = 1 << 20  # as the Go servers on either side of us (dataplane.md 1.11)
 MAX_HEADER_LINES = 1000
 
+_KEPT_BYTES = 4096  # of the last request of a connection
+
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _TARGET = bytes(range(0x21, 0x7F)).replace(b"#", b"")
 _VALUE = b"\t" + _PRINTABLE + bytes(range(0x80, 0x100))
@@ -43,28 +47,23 @@ _NOTHING: frozenset[bytes] = frozenset()
 _NEVER_SWITCHED = (b"h2c", b"http/", b"tls/")
 
 
-@attrs.frozen
-class RequestHead:
-    """A request as sent, without its body.
+@attrs.frozen(eq=False)
+class Fields:
+    """The headers of a request, sorted.
 
-    :ivar method: as sent.
-    :ivar target: path and query as sent.
-    :ivar version: of HTTP: ``1.0`` or ``1.1``.
     :ivar headers: in order, as sent.
     :ivar keys: their names in lower case, in the same order.
     :ivar names: the same in one piece, a line feed before each; see `has_prefix`.
     :ivar framing: where the body ends.
-    :ivar upgrade: the protocol it wants to switch to, as sent; ``None`` if it wants to stay.
-    :ivar may_upgrade: whether the API server could take it for an upgrade (streaming.md 1.1):
+    :ivar upgrade: the protocol that is wanted, as sent; ``None`` if none is.
+    :ivar may_upgrade: whether the API server could take this for an upgrade (streaming.md 1.1):
         its own loose reading, for decisions; `upgrade` is what goes upstream.
     :ivar named: what ``Connection`` names, in lower case, but for what it cannot name.
     :ivar trailers: whether ``TE`` allows trailers in the answer.
-    :ivar info: the request in the API server's words.
+    :ivar made: what later steps have made of these fields, each under a key of its own: the next
+        request may have the same (see `LastHead`).
     """
 
-    method: bytes
-    target: bytes
-    version: str
     headers: Headers = attrs.field(repr=False)  # they may hold tokens
     keys: list[bytes] = attrs.field(repr=False)
     names: bytes = attrs.field(repr=False)
@@ -73,12 +72,7 @@ class RequestHead:
     may_upgrade: bool
     named: frozenset[bytes]
     trailers: bool
-    info: RequestInfo
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.target.partition(b"?")[0]
+    made: dict[str, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     def has_prefix(self, prefix: bytes) -> bool:
         """Tell whether the name of a header begins so.
@@ -96,6 +90,103 @@ class RequestHead:
             return b""
         return self.headers[self.keys.index(key)][1]
 
+    @cached_property
+    def user_agent(self) -> str:
+        """What the client calls itself; for logs."""
+        return self.first(b"user-agent").decode("utf-8", "replace")
+
+
+@attrs.frozen
+class RequestHead:
+    """A request as sent, without its body.
+
+    :ivar method: as sent.
+    :ivar target: path and query as sent.
+    :ivar version: of HTTP: ``1.0`` or ``1.1``.
+    :ivar fields: its headers.
+    :ivar info: the request in the API server's words.
+    """
+
+    method: bytes
+    target: bytes
+    version: str
+    fields: Fields
+    info: RequestInfo
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    @property
+    def headers(self) -> Headers:
+        """See `Fields.headers`."""
+        return self.fields.headers
+
+    @property
+    def framing(self) -> Framing:
+        """See `Fields.framing`."""
+        return self.fields.framing
+
+    @property
+    def upgrade(self) -> bytes | None:
+        """See `Fields.upgrade`."""
+        return self.fields.upgrade
+
+    def first(self, key: bytes) -> bytes:
+        """See `Fields.first`."""
+        return self.fields.first(key)
+
+
+class LastHead:
+    """The last request of a connection, to know the next one by.
+
+    Clients send the same headers again and again, only the target is another. A head that is, but
+    for its first line, byte for byte the last one has been judged and sorted already.
+    """
+
+    __slots__ = ("_block", "_fields")
+
+    def __init__(self) -> None:
+        self._block = b""
+        self._fields: Fields | None = None
+
+    def keep(self, data: bytes, head: RequestHead) -> None:
+        """Take note of a request that may be followed by others on its connection.
+
+        :param data: exactly the bytes of the request, none before it and none behind.
+        :param head: what they were read as.
+        """
+        line = b"%b %b HTTP/1.1\r\n" % (head.method, head.target)
+        if (
+            head.fields.framing is NO_BODY
+            and head.fields.upgrade is None
+            and len(data) <= _KEPT_BYTES
+            and data.startswith(line)
+            and data.find(b"\r\n\r\n") == len(data) - 4
+        ):
+            self._block = data[len(line) :]
+            self._fields = head.fields
+
+    def read(self, data: bytes) -> RequestHead | None:
+        """Return the head of a request if it is known by the last one.
+
+        :param data: what has come since the last request.
+        :returns: ``None`` if it has other headers, or is anything but one whole request without a
+            body that passes `read_head`: then it has yet to be parsed.
+        """
+        fields = self._fields
+        if fields is None or not data.endswith(self._block):
+            return None
+        line = data[: -len(self._block)]
+        if not line.endswith(b" HTTP/1.1\r\n"):
+            return None
+        method, _, target = line[:-11].partition(b" ")
+        # There is neither a blank nor the end of a line in a target that passes.
+        if method not in _METHODS or not target.startswith(b"/") or target.translate(None, _TARGET):
+            return None
+        return RequestHead(method, target, "1.1", fields, request_info(method, target))
+
 
 def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> RequestHead:
     """Refuse every request that two readers could read in two ways (RFC 9112, 2 to 7).
@@ -111,6 +202,21 @@ def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> R
     if method not in _METHODS:
         _check_method(method)
     _check_target(target)
+    fields = _read_fields(version, headers)
+    return RequestHead(method, target, version, fields, request_info(method, target))
+
+
+def unread_head(method: bytes, target: bytes) -> RequestHead:
+    """Make the head of a request that is refused before its headers are looked at.
+
+    :param method: as sent, as far as it came.
+    :param target: the same, without control characters.
+    """
+    fields = Fields((), [], b"", NO_BODY, None, False, _NOTHING, False)
+    return RequestHead(method, target, "1.1", fields, request_info(method, target))
+
+
+def _read_fields(version: str, headers: Headers) -> Fields:
     if len(headers) > MAX_HEADER_LINES:
         raise BadRequest(431, f"there are more than {MAX_HEADER_LINES} header lines")
     keys = [name.lower() for name, _ in headers]
@@ -137,10 +243,7 @@ def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> R
         named = frozenset(tokens(joined))
     if b"upgrade" in found:
         upgrade = _upgrade(found[b"upgrade"], named, framing)
-    return RequestHead(
-        method,
-        target,
-        version,
+    return Fields(
         headers,
         keys,
         names,
@@ -149,19 +252,6 @@ def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> R
         may_upgrade,
         named - NEVER_NAMED if named else named,
         b"te" in found and b"trailers" in tokens(b",".join(found[b"te"]).lower()),
-        request_info(method, target),
-    )
-
-
-def unread_head(method: bytes, target: bytes) -> RequestHead:
-    """Make the head of a request that is refused before its headers are looked at.
-
-    :param method: as sent, as far as it came.
-    :param target: the same, without control characters.
-    """
-    info = request_info(method, target)
-    return RequestHead(
-        method, target, "1.1", (), [], b"", NO_BODY, None, False, _NOTHING, False, info
     )
 
 

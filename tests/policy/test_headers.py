@@ -189,6 +189,25 @@ def test_an_upgrade_keeps_what_the_other_end_reads():
     ]
 
 
+def test_the_same_headers_leave_otherwise_for_anybody_or_anything_else():
+    head = head_of([(b"Accept", b"*/*"), (b"Authorization", b"Bearer z")])
+    usual = {"identity": DEV, "host": b"h", "client": b"100.64.0.5", "bearer": b"ours"}
+    first = outgoing_block(head, **usual)
+    assert outgoing_block(head, **usual) is first
+    for changed in (
+        {"identity": ada(groups("ops"))},
+        {"identity": None, "bearer": None},
+        {"host": b"other"},
+        {"client": b"100.64.0.6"},
+        {"bearer": b"newer"},
+        {"bearer": None},
+    ):
+        inputs = {**usual, **changed}
+        fresh = outgoing_block(head_of(head.headers), **inputs)
+        assert outgoing_block(head, **inputs) == fresh != first
+        assert outgoing_block(head, **usual) == first
+
+
 def test_without_a_token_of_ours_none_is_sent():
     assert sent(PLANTED, bearer=None) == [UPSTREAM, *OURS[:-1]]
 

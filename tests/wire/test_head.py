@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailproxy.wire.head import MAX_HEADER_BYTES, MAX_HEADER_LINES, read_head, unread_head
+from tailproxy.wire.head import MAX_HEADER_BYTES, MAX_HEADER_LINES, LastHead, read_head, unread_head
 from tailproxy.wire.http1 import CHUNKED, NO_BODY, BadRequest, Framing
 from tailproxy.wire.requestinfo import request_info
 
@@ -23,7 +24,7 @@ def read(*headers, target=b"/api"):
 
 def test_names_are_brought_into_lower_case_beside_the_headers():
     head = read((b"aCCept", b"A"), (b"ACCEPT", b"B"))
-    assert head.keys == [b"host", b"accept", b"accept"]
+    assert head.fields.keys == [b"host", b"accept", b"accept"]
     assert [name for name, _ in head.headers] == [b"Host", b"aCCept", b"ACCEPT"]
     assert (head.first(b"accept"), head.first(b"x")) == (b"A", b"")
 
@@ -33,7 +34,7 @@ def test_names_are_brought_into_lower_case_beside_the_headers():
     [(b"x-", True), (b"x-one", True), (b"x-one-", False), (b"one", False), (b"host", True)],
 )
 def test_a_prefix_is_looked_for_where_names_begin(prefix, there):
-    assert read((b"X-One", b"x-two\t")).has_prefix(prefix) is there
+    assert read((b"X-One", b"x-two\t")).fields.has_prefix(prefix) is there
 
 
 def test_the_path_ends_before_the_query():
@@ -48,8 +49,8 @@ def test_what_the_target_means_is_found_out_once():
 
 def test_a_request_refused_unread_has_no_headers():
     head = unread_head(b"", b"/")
-    assert (head.headers, head.keys, head.framing, head.upgrade) == ((), [], NO_BODY, None)
-    assert not head.has_prefix(b"")
+    assert (head.headers, head.fields.keys, head.framing, head.upgrade) == ((), [], NO_BODY, None)
+    assert not head.fields.has_prefix(b"")
     assert head.first(b"user-agent") == b""
 
 
@@ -255,7 +256,7 @@ class TestUpgrade:
     def test_the_token_and_the_protocol_make_an_upgrade(self, connection):
         headers = [(b"connection", connection), (b"uPGRADE", b"SPDY/3.1")]
         assert read(*headers).upgrade == b"SPDY/3.1"
-        assert read(*headers).may_upgrade
+        assert read(*headers).fields.may_upgrade
 
     def test_the_token_may_stand_in_any_line(self):
         headers = [
@@ -264,7 +265,7 @@ class TestUpgrade:
             (b"Connection", b"upgrade"),
         ]
         assert read(*headers).upgrade == b"WebSocket"
-        assert read(*headers).named == {b"close", b"upgrade"}
+        assert read(*headers).fields.named == {b"close", b"upgrade"}
 
     @pytest.mark.parametrize(
         ("headers", "loose"),
@@ -279,7 +280,7 @@ class TestUpgrade:
     )
     def test_the_loose_reading_finds_more_than_what_is_passed_on(self, headers, loose):
         assert read(*headers).upgrade is None
-        assert read(*headers).may_upgrade is loose
+        assert read(*headers).fields.may_upgrade is loose
 
     @pytest.mark.parametrize(
         "value", [b"h2c", b"H2C, websocket", b"websocket, HTTP/2.0", b"TLS/1.0"]
@@ -287,7 +288,7 @@ class TestUpgrade:
     def test_no_switch_to_another_http_is_passed_on(self, value):
         headers = [(b"Connection", b"Upgrade"), (b"Upgrade", value)]
         assert read(*headers).upgrade is None
-        assert read(*headers).may_upgrade
+        assert read(*headers).fields.may_upgrade
 
     @pytest.mark.parametrize("value", [b"spdy\x803.1", b"web\tsocket"])
     def test_a_protocol_is_printable(self, value):
@@ -308,6 +309,149 @@ class TestUpgrade:
         length = Framing(length=1, chunked=False)
         headers = (b"Upgrade", b"websocket"), (b"Content-Length", b"1")
         assert check(HOST, *headers, method=b"POST") == length
+
+
+class Parsed:
+    """What llhttp finds in some bytes, as the channel asks it."""
+
+    def __init__(self, data):
+        self.method, self.target, self.headers = b"", b"", []
+        self.messages = self.begun = self.body = 0
+        parser = httptools.HttpRequestParser(self)
+        with suppress(httptools.HttpParserUpgrade):
+            parser.feed_data(data)
+        self.method, self.version = parser.get_method(), parser.get_http_version()
+        self.keep_alive, self.upgrade = parser.should_keep_alive(), parser.should_upgrade()
+
+    def on_message_begin(self):
+        self.begun += 1
+
+    def on_url(self, part):
+        self.target += part
+
+    def on_header(self, name, value):
+        self.headers.append((name, value))
+
+    def on_body(self, chunk):
+        self.body += 1
+
+    def on_message_complete(self):
+        self.messages += 1
+
+
+def parsed(data):
+    """The head of exactly one request without a body, or None."""
+    try:
+        found = Parsed(data)
+    except httptools.HttpParserError:
+        return None
+    alone = (found.begun, found.messages, found.body) == (1, 1, 0)
+    if not alone or not found.keep_alive or found.upgrade:
+        return None
+    try:
+        return read_head(found.method, found.target, found.version, found.headers)
+    except BadRequest:
+        return None
+
+
+BLOCK = b"Host: kube\r\nUser-Agent: k\r\nAccept: */*\r\n\r\n"
+
+
+class TestLastHead:
+    @staticmethod
+    def after(data):
+        last = LastHead()
+        head = parsed(data)
+        assert head is not None
+        last.keep(data, head)
+        return last
+
+    def test_the_next_request_with_the_same_headers_is_known(self):
+        last = self.after(b"GET /api HTTP/1.1\r\n" + BLOCK)
+        first = last.read(b"GET /api HTTP/1.1\r\n" + BLOCK)
+        head = last.read(b"DELETE /api/v1/pods?a=b HTTP/1.1\r\n" + BLOCK)
+        assert (head.method, head.target, head.version) == (b"DELETE", b"/api/v1/pods?a=b", "1.1")
+        assert head.fields is first.fields
+        assert head.fields.user_agent == "k"
+        assert head.info == request_info(b"DELETE", b"/api/v1/pods?a=b")
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            BLOCK,
+            b"\r\n" + BLOCK,
+            b"GET /api HTTP/1.1\r\n" + BLOCK[:-1],
+            b"GET /api HTTP/1.1\r\n" + BLOCK + b"G",
+            b"GET /api HTTP/1.1\r\nX: y\r\n" + BLOCK,
+            b"GET /api HTTP/1.1\r\n" + BLOCK.lower(),
+            b"GET /api HTTP/1.1\r\n" + BLOCK * 2,
+            b"GET /api HTTP/1.1\r\n" + BLOCK + b"GET /api HTTP/1.1\r\n" + BLOCK,
+            b"\r\nGET /api HTTP/1.1\r\n" + BLOCK,
+            b"GET  /api HTTP/1.1\r\n" + BLOCK,
+            b"GET /api  HTTP/1.1\r\n" + BLOCK,
+            b"GET /a pi HTTP/1.1\r\n" + BLOCK,
+            b"GET /a\npi HTTP/1.1\r\n" + BLOCK,
+            b"GET /api\r\n" + BLOCK,
+            b"GET /api HTTP/1.0\r\n" + BLOCK,
+            b"GET /api HTTP/1.1\n" + BLOCK,
+            b"GET * HTTP/1.1\r\n" + BLOCK,
+            b"GET http://x/ HTTP/1.1\r\n" + BLOCK,
+            b"GET  HTTP/1.1\r\n" + BLOCK,
+            b"get /api HTTP/1.1\r\n" + BLOCK,
+            b"CONNECT /api HTTP/1.1\r\n" + BLOCK,
+            b"TRACE /api HTTP/1.1\r\n" + BLOCK,
+            b"GET /\xff HTTP/1.1\r\n" + BLOCK,
+            b"GET /#x HTTP/1.1\r\n" + BLOCK,
+        ],
+    )
+    def test_anything_else_is_not(self, data):
+        assert self.after(b"GET /api HTTP/1.1\r\n" + BLOCK).read(data) is None
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"POST / HTTP/1.1\r\nHost: k\r\nContent-Length: 2\r\n\r\nab",
+            b"POST / HTTP/1.1\r\nHost: k\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: k\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            b"GET / HTTP/1.0\r\nHost: k\r\nConnection: keep-alive\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: k\r\nX: " + b"y" * 5000 + b"\r\n\r\n",
+            b"\r\nGET / HTTP/1.1\r\nHost: k\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: k\r\n\r\n\r\n",
+        ],
+    )
+    def test_some_requests_are_not_remembered(self, data):
+        last, found = LastHead(), Parsed(data)
+        last.keep(data, read_head(found.method, found.target, found.version, found.headers))
+        assert last.read(data) is None
+
+    @given(
+        st.lists(
+            st.sampled_from(
+                [b"GET", b"POST", b"TRACE", b" ", b"/", b"/a?b", b"#", b"HTTP/1.1", b"HTTP/1.0",
+                 b"\r\n", b"\n", b"Host: k\r\n", b"A: b\r\n", BLOCK, BLOCK[:-2]]
+            ),
+            max_size=8,
+        ).map(b"".join),
+        st.sampled_from([BLOCK, b"Host: a\r\nContent-Length: 0\r\nConnection: b\r\n\r\n"]),
+        st.booleans(),
+    )  # fmt: skip
+    def test_what_is_known_is_what_would_be_parsed(self, start, block, whole):
+        last = self.after(b"GET /first HTTP/1.1\r\n" + block)
+        data = (b"GET /a HTTP/1.1\r\n" if whole else b"") + start + block
+        head = last.read(data)
+        if head is not None:
+            other = parsed(data)
+            assert other is not None
+            assert (head.method, head.target, head.version) == (
+                other.method,
+                other.target,
+                other.version,
+            )
+            assert head.headers == other.headers
+            assert head.framing is other.framing is NO_BODY
+            assert head.upgrade is other.upgrade is None
+            assert head.info == other.info
 
 
 NAMES = st.one_of(
@@ -351,9 +495,11 @@ def test_it_is_read_as_step_by_step(method, target, version, with_host, headers)
         return
     assert head.framing == framing
     assert head.upgrade == reference.upgrade_of(headers)
-    assert head.may_upgrade == reference.may_upgrade(headers)
-    assert head.named == reference.connection_tokens(headers) - {b"host", b"content-length"}
-    assert head.trailers == ((b"TE", b"trailers") in reference.end_to_end(headers, None))
-    assert head.keys == [name.lower() for name, _ in headers]
+    assert head.fields.may_upgrade == reference.may_upgrade(headers)
+    assert head.fields.named == reference.connection_tokens(headers) - {b"host", b"content-length"}
+    assert head.fields.trailers == ((b"TE", b"trailers") in reference.end_to_end(headers, None))
+    assert head.fields.keys == [name.lower() for name, _ in headers]
     for prefix in (b"x-", b"x-forwarded-", b"connection", b"u"):
-        assert head.has_prefix(prefix) == any(key.startswith(prefix) for key in head.keys)
+        assert head.fields.has_prefix(prefix) == any(
+            key.startswith(prefix) for key in head.fields.keys
+        )
