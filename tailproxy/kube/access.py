@@ -100,6 +100,8 @@ def client_context(ca: bytes | None, pair: ClientPair | None) -> SSL.Context:
     """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    # An idle connection, such as a watch's, holds no buffers.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_verify(SSL.VERIFY_PEER)
     # HTTP/2 has no upgrades, which exec and port-forward need (spec/dataplane.md 1.1).
     context.set_alpn_protos([b"http/1.1"])

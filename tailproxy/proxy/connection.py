@@ -9,6 +9,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import httptools
 from OpenSSL import SSL
 from service_identity import VerificationError
@@ -25,6 +26,7 @@ from tailproxy.proxy.stream import Stream
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from datetime import datetime
 
     from twisted.python.failure import Failure
 
@@ -51,12 +53,17 @@ class ServerVerification:
 
     :param context: verifies chain and validity.
     :param server_name: host name or IP address that the certificate must have.
+    :param session: of an earlier connection to the same server under the same context, which
+        spares both sides the certificate; None to do without.
     """
 
-    def __init__(self, context: SSL.Context, server_name: str) -> None:
+    def __init__(
+        self, context: SSL.Context, server_name: str, session: SSL.Session | None = None
+    ) -> None:
         self._context = context
+        self._session = session
         self._server_name = server_name
-        self._is_address = _is_address(server_name)
+        self._is_address = is_address(server_name)
         self._chain_error: int | None = None
 
     def connect(self, connection: socket.socket) -> SSL.Connection:
@@ -66,6 +73,8 @@ class ServerVerification:
         if not self._is_address:
             tls.set_tlsext_host_name(self._server_name.encode("idna"))
         tls.set_connect_state()
+        if self._session is not None:
+            tls.set_session(self._session)
         return tls
 
     def _judge(
@@ -100,7 +109,8 @@ class ServerVerification:
         return UpstreamError(502, "connect", "it closed the connection during the TLS handshake")
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether a host is named by its IP address."""
     try:
         ip_address(name)
     except ValueError:
@@ -111,6 +121,14 @@ def _is_address(name: str) -> bool:
 def _ssl_words(failure: Failure) -> str:
     reasons = [part[2] for part in getattr(failure.value, "args", [[]])[0] if len(part) > 2]
     return ", ".join(filter(None, reasons)) or "for no reason that was given"
+
+
+@attrs.frozen
+class Session:
+    """A TLS session that was verified, and until when its server's certificate is valid."""
+
+    tls: SSL.Session
+    not_after: datetime
 
 
 @implementer(IHandshakeListener)
@@ -178,6 +196,17 @@ class UpstreamConnection(Protocol):
     def usable(self) -> bool:
         """Whether a request may be sent on it, as far as can be known."""
         return self.transport.connected and not self.transport.disconnecting
+
+    @property
+    def session(self) -> Session | None:
+        """What the next connection may resume; once an answer has come, the server has said all
+        that it needs.
+        """
+        tls: SSL.Connection = self.transport.getHandle()
+        session, certificate = tls.get_session(), tls.get_peer_certificate()
+        if session is None or certificate is None:
+            return None
+        return Session(session, certificate.to_cryptography().not_valid_after_utc)
 
     def abort(self) -> None:
         """End the connection at once."""

@@ -178,13 +178,19 @@ class ProxyHeaderConnection:
         self._reader = ProxyHeaderReader()
         self._timer: IDelayedCall | None = None
         self._received = False
+        self._done = False
         self.listener = entrance.listener
 
     def start(self) -> None:
-        """The header has as long as a request's head."""
+        """Look for the header. It mostly comes with the connection, and else has as long as a
+        request's head.
+        """
         self._site.opened(self)
-        self._timer = self._site.clock.callLater(self._site.limits.header_seconds, self._too_late)
-        self._entrance.reactor.addReader(self)
+        self.doRead()
+        if not self._done:
+            limit = self._site.limits.header_seconds
+            self._timer = self._site.clock.callLater(limit, self._too_late)
+            self._entrance.reactor.addReader(self)
 
     def doRead(self) -> None:
         """Look at what there is; what belongs to the header is taken out of the socket."""
@@ -226,7 +232,7 @@ class ProxyHeaderConnection:
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has found the socket broken."""
-        if self._timer is not None:
+        if not self._done:
             self._ended()
 
     def _ended(self) -> None:
@@ -246,10 +252,12 @@ class ProxyHeaderConnection:
         self.end_now()
 
     def _leave(self) -> None:
-        self._entrance.reactor.removeReader(self)
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._done = True
+        if self._timer is not None:
+            self._entrance.reactor.removeReader(self)
+            if self._timer.active():
+                self._timer.cancel()
+            self._timer = None
 
     def fileno(self) -> int:
         """The socket's file descriptor; -1 when it is closed."""

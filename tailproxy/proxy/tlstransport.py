@@ -11,6 +11,7 @@ is still to be sent, say goodbye as well, and close.
 
 from __future__ import annotations
 
+from socket import IPPROTO_TCP, TCP_CORK
 from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 # The longest plaintext of a record (RFC 8446, 5.1). A read of that size leaves nothing behind in
 # OpenSSL that the reactor could not see in the socket.
 _RECORD_BYTES = 16 * 1024
+# Behind a record of that size there is probably another one. Behind a small one there is none,
+# and to find that out costs as much as half a turn of the reactor.
+_LARGE_BYTES = 4096
 # Records that are read in one go, and passed on as one.
 _RECORDS = 8
 
@@ -49,14 +53,26 @@ class TLSTransport(SocketTransport):
         self._goodbye_heard = False
 
     def start(self) -> None:
-        """Connect the protocol and begin the handshake; a client speaks first."""
+        """Connect the protocol and begin the handshake: a client speaks first."""
         super().start()
-        self._await_writable()
+        end = self._shake()
+        if end is not None:
+            self._end_soon(end)
 
     def doRead(self) -> Any:
         """The socket has something."""
         if self._shaking:
-            return self._shake()
+            end = self._shake()
+            if end is not None or self._still_shaking or not self.connected:
+                return end
+            # Its first words come in the same breath as the end of a client's handshake.
+        return self._receive()
+
+    @property
+    def _still_shaking(self) -> bool:
+        return self._shaking
+
+    def _receive(self) -> Any:
         receive = self._tls.recv
         records: list[bytes] = []
         end: Exception | None = None
@@ -64,7 +80,7 @@ class TLSTransport(SocketTransport):
             while True:
                 record = receive(_RECORD_BYTES)
                 records.append(record)
-                if len(record) < _RECORD_BYTES or len(records) == _RECORDS:
+                if len(record) < _LARGE_BYTES or len(records) == _RECORDS:
                     break
         except SSL.WantReadError:
             pass
@@ -86,8 +102,10 @@ class TLSTransport(SocketTransport):
         if not isinstance(end, ConnectionDone) or self._goodbye_said:
             return end
         self._goodbye_heard = True
-        self._reactor.removeReader(self)
         self.disconnecting = True
+        if not self._unsent:
+            return self._close()
+        self._reactor.removeReader(self)
         self._await_writable()
         return None
 
@@ -101,8 +119,9 @@ class TLSTransport(SocketTransport):
         try:
             self._tls.do_handshake()
         except SSL.WantReadError:
-            self._writing = False
-            self._reactor.removeWriter(self)
+            if self._writing:
+                self._writing = False
+                self._reactor.removeWriter(self)
             return None
         except SSL.WantWriteError:
             self._await_writable()
@@ -125,19 +144,29 @@ class TLSTransport(SocketTransport):
     def _send(self, data: bytes | memoryview) -> int:
         if self._shaking:
             return 0
-        send = self._tls.send
         size = len(data)
-        sent = 0
         try:
-            sent = send(data)
-            if sent < size:
-                rest = memoryview(data)
-                while sent < size:  # a record at a time
-                    sent += send(rest[sent:])
+            if size > _RECORD_BYTES:
+                return self._send_records(memoryview(data))
+            return self._tls.send(data)
         except (SSL.WantWriteError, SSL.WantReadError):
-            pass
+            return 0
         except SSL.Error:
             return self._broken(size)
+
+    def _send_records(self, data: memoryview) -> int:
+        """Send what takes several records. They leave together, for each segment wakes the other
+        side.
+        """
+        send = self._tls.send
+        self.socket.setsockopt(IPPROTO_TCP, TCP_CORK, 1)
+        sent = 0
+        try:
+            while sent < len(data):
+                sent += send(data[sent : sent + _RECORD_BYTES])
+        except (SSL.WantWriteError, SSL.WantReadError):
+            pass
+        self.socket.setsockopt(IPPROTO_TCP, TCP_CORK, 0)
         return sent
 
     def loseConnection(self) -> None:
@@ -173,8 +202,11 @@ class TLSTransport(SocketTransport):
 
     def connectionLost(self, reason: Failure) -> None:
         """The end, for whatever reason; once."""
+        if self.connected:
+            # OpenSSL resumes no session of a connection that ended without a goodbye, as ours to
+            # the API server do whenever a client has gone.
+            self._tls.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
         super().connectionLost(reason)
-        del self._tls
 
     def readConnectionLost(self, reason: Failure) -> None:
         """There are no half-closed TLS connections here."""

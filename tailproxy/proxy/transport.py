@@ -173,10 +173,14 @@ class SocketTransport:
 
     def _broken(self, size: int) -> int:
         """The socket takes no more; whoever is writing must not hear of it from within."""
+        self._end_soon(ConnectionLost())
+        return size
+
+    def _end_soon(self, why: Exception) -> None:
+        """End the connection when the reactor comes round again."""
         if not self._failed:
             self._failed = True
-            self._reactor.callLater(0, self.connectionLost, Failure(ConnectionLost()))
-        return size
+            self._reactor.callLater(0, self.connectionLost, Failure(why))
 
     def doWrite(self) -> Any:
         """The socket takes more."""
@@ -250,11 +254,10 @@ class SocketTransport:
     def abortConnection(self) -> None:
         """Close at once; what was not sent is lost, and the other side sees a reset."""
         if self.connected and not self._failed:
-            self._failed = True
             self.disconnecting = True
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
-            self._reactor.callLater(0, self.connectionLost, Failure(ConnectionAborted()))
+            self._end_soon(ConnectionAborted())
 
     def _close(self) -> Exception | None:
         """Everything is sent and nothing more will be."""

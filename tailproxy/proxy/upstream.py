@@ -7,38 +7,32 @@ connection closed under its hands is repeated once if that is harmless.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import IUpstream
-from tailproxy.proxy.connection import ServerVerification, UpstreamConnection
+from tailproxy.proxy.dial import Dial
 from tailproxy.proxy.exchange import Exchange
-from tailproxy.proxy.keepalive import watch_peer
-from tailproxy.proxy.tlstransport import TLSTransport
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
-
     from OpenSSL import SSL
     from twisted.internet.interfaces import IDelayedCall
-    from twisted.python.failure import Failure
 
     from tailproxy.interfaces import IClusterAccess, IResponseReceiver, UpstreamRequest
     from tailproxy.metrics import Metrics
+    from tailproxy.proxy.connection import Session, UpstreamConnection
 
 # How long connections may take to close when the service ends.
 CLOSE_SECONDS = 5.0
+# How long new connections resume the same TLS session. Whoever is resumed shows no certificate
+# again, so a change of it is noticed no later than this.
+SESSION_SECONDS = 300.0
 
 
 @attrs.frozen
@@ -75,8 +69,10 @@ class Upstream(Service):
         self.limits = limits or PoolLimits()
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
-        self._dials: set[_Dial] = set()
+        self._dials: set[Dial] = set()
         self._key: tuple[Any, ...] | None = None
+        self._session: Session | None = None
+        self._session_since = 0.0
         self._stopping = False
         self._empty: Deferred[None] | None = None
         self._sweep: IDelayedCall | None = None
@@ -151,7 +147,7 @@ class Upstream(Service):
         except UpstreamError as error:
             exchange.failed(error, answered=False)
             return
-        _Dial(self, exchange, context, self._key, self._access).start()
+        Dial(self, exchange, context, self._key, self._access).start()
 
     def _look(self) -> SSL.Context:
         """The context to connect with now. Connections to another place, or made under another
@@ -162,16 +158,17 @@ class Upstream(Service):
         key = (context, access.host, access.port, access.server_name)
         if key != self._key:
             self._key = key
+            self._session = None
             kept, self._idle = self._idle, []
             for connection in kept:
                 connection.close()
         return context
 
-    def dialling(self, dial: _Dial) -> None:
+    def dialling(self, dial: Dial) -> None:
         """A dial begins."""
         self._dials.add(dial)
 
-    def dialled(self, dial: _Dial) -> None:
+    def dialled(self, dial: Dial) -> None:
         """A dial has ended, well or not."""
         self._dials.discard(dial)
 
@@ -205,11 +202,28 @@ class Upstream(Service):
         ):
             connection.close()
             return
+        if not connection.used:
+            self._keep_session(connection)
         connection.used = True
         connection.idle_since = self.clock.seconds()
         self._idle.append(connection)
         if self._sweep is None:
             self._sweep = self.clock.callLater(self.limits.idle_seconds, self._close_idle)
+
+    @property
+    def session(self) -> SSL.Session | None:
+        """What a new connection may resume, if there is something."""
+        session = self._session
+        if session is None or session.not_after <= datetime.now(UTC):
+            return None
+        return session.tls
+
+    def _keep_session(self, connection: UpstreamConnection) -> None:
+        """Remember how to resume, if what we have is not fresh."""
+        now = self.clock.seconds()
+        if self._session is None or now - self._session_since >= SESSION_SECONDS:
+            self._session = connection.session
+            self._session_since = now
 
     def count_error(self, error: UpstreamError) -> None:
         """An exchange has failed for good."""
@@ -225,120 +239,6 @@ class Upstream(Service):
         self._idle = kept
         if kept:
             self._sweep = self.clock.callLater(self.limits.idle_seconds / 4, self._close_idle)
-
-
-class _Dial:
-    """One attempt to get a connection for an exchange."""
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        upstream: Upstream,
-        exchange: Exchange,
-        context: SSL.Context,
-        key: object,
-        access: IClusterAccess,
-    ) -> None:
-        self._upstream = upstream
-        self._exchange = exchange
-        self._key = key
-        self._host: str = access.host
-        self._port: int = access.port
-        self._verification = ServerVerification(context, access.server_name)
-        self._connecting: Deferred[Any] | None = None
-        self._connection: UpstreamConnection | None = None
-        self._timer: IDelayedCall | None = None
-
-    def start(self) -> None:
-        """Connect. What follows is told to the exchange."""
-        clock = self._upstream.clock
-        factory: Factory[Any] = Factory()
-        factory.noisy = False
-        factory.buildProtocol = self._build  # type: ignore[method-assign,assignment]
-        endpoint = HostnameEndpoint(
-            clock,
-            self._host.encode("ascii" if self._host.isascii() else "idna"),
-            self._port,
-            timeout=self._upstream.limits.connect_seconds,
-        )
-        self._upstream.dialling(self)
-        self._connecting = endpoint.connect(factory)
-        self._connecting.addErrback(self._not_connected)
-
-    def cancel(self) -> None:
-        """The service ends."""
-        error = UpstreamError(503, "connect", "the service is being stopped")
-        if self._connection is not None:
-            self._connection.give_up(error)
-        elif self._connecting is not None:
-            self._connecting.cancel()
-
-    def _build(self, _: object) -> _Connected:
-        return _Connected(self._secure)
-
-    def _secure(self, connected: socket.socket) -> None:
-        """There is a socket: begin TLS on it."""
-        self._connecting = None
-        limits = self._upstream.limits
-        connection = self._connection = UpstreamConnection(
-            self._key, self._verification, self._ready, self._failed, self._upstream.closed
-        )
-        self._upstream.opened(connection)
-        self._timer = self._upstream.clock.callLater(
-            limits.handshake_seconds,
-            connection.give_up,
-            UpstreamError(504, "connect", "its TLS handshake takes too long"),
-        )
-        watch_peer(connected)
-        tls = self._verification.connect(connected)
-        TLSTransport(self._upstream.clock, connected, connection, tls).start()
-
-    def _end(self) -> None:
-        self._upstream.dialled(self)
-        if self._timer is not None:
-            _cancel(self._timer)
-
-    def _ready(self, connection: UpstreamConnection) -> None:
-        self._end()
-        self._upstream.verified(connection)
-        if self._exchange.done:
-            self._upstream.release(connection, reusable=True)
-        else:
-            self._exchange.connected(connection)
-
-    def _failed(self, error: UpstreamError) -> None:
-        self._end()
-        self._exchange.failed(error, answered=False)
-
-    def _not_connected(self, failure: Failure) -> None:
-        where = f"{self._host}:{self._port}"
-        if failure.check(ConnectTimeout):
-            error = UpstreamError(504, "connect", f"no answer from {where}")
-        elif failure.check(DNSLookupError):
-            error = UpstreamError(502, "connect", f"its name {self._host} is unknown")
-        elif failure.check(ConnectError):
-            error = UpstreamError(502, "connect", f"cannot connect to {where}: {failure.value}")
-        elif failure.check(CancelledError):
-            error = UpstreamError(503, "connect", "the service is being stopped")
-        else:
-            self._log.failure("cannot dial {where}", failure, where=where)
-            error = UpstreamError(502, "connect", f"cannot connect to {where}")
-        self._failed(error)
-
-
-class _Connected(Protocol):
-    """Takes the socket of a connection over from Twisted."""
-
-    transport: Any
-
-    def __init__(self, take: Callable[[socket.socket], None]) -> None:
-        self._take = take
-
-    def connectionMade(self) -> None:
-        """The reactor forgets its transport, and the socket is ours."""
-        self.transport.stopReading()
-        self._take(self.transport.getHandle())
 
 
 def _cancel(timer: IDelayedCall) -> None:

@@ -109,8 +109,9 @@ class Service:
     def _complete(self) -> bool:
         """Whether all of its workers are there."""
         workers = self._lab.workers
-        return workers in {None, 1} or f"{workers} of {workers} ready" in (
-            self.get_admin("/readyz?verbose")[1]
+        return (
+            workers in {None, 1}
+            or f"{workers} of {workers} ready" in (self.get_admin("/readyz?verbose")[1])
         )
 
     def announce(self) -> None:

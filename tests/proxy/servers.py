@@ -358,7 +358,7 @@ class Server:
 
     def start(self) -> None:
         certificate, key = self.authority.issue(*self.names, **self._certificate)
-        options = CertificateOptions(privateKey=key, certificate=certificate)
+        options = CertificateOptions(privateKey=key, certificate=certificate, enableSessions=True)
         if self._newest is not None:
             context = options.getContext()
             context.set_min_proto_version(self._newest)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
+import attrs
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, ServerFactory
 
 from tailproxy.errors import UpstreamError
+from tailproxy.proxy.connection import ServerVerification
 from tailproxy.proxy.upstream import PoolLimits
 from tests.proxy.plane import Plane
 from tests.proxy.servers import Authority, Flood, eventually
@@ -253,3 +257,70 @@ def silent_port(nothing_left):  # noqa: ARG001 - what it checks must come after 
     for wire in wires:
         if wire.transport is not None:
             wire.transport.abortConnection()
+
+
+class TestResumedSession:
+    """A further connection spares both sides the certificate, and is verified all the same."""
+
+    @pytest.fixture
+    def judged(self, monkeypatch):
+        """Each look at a certificate of the server's chain."""
+        seen = []
+        judge = ServerVerification._judge
+
+        def look(self, connection, certificate, error, depth, ok):
+            seen.append(depth)
+            return judge(self, connection, certificate, error, depth, ok)
+
+        monkeypatch.setattr(ServerVerification, "_judge", look)
+        return seen
+
+    @staticmethod
+    async def two_connections(plane, between=lambda: None) -> None:
+        """One request, then another one that finds no kept connection."""
+        client = await plane.client()
+        server = await ask(plane, client)
+        server.transport.loseConnection()
+        await server.ends()
+        await eventually(lambda: not plane.upstream._idle)
+        between()
+        await ask(plane, client, 1)
+
+    async def test_is_used_by_the_next_connection(self, plane, judged):
+        looks = []
+        await self.two_connections(plane, lambda: looks.append(len(judged)))
+        assert looks[0] > 0
+        assert len(judged) == looks[0]
+
+    async def test_has_its_name_checked_again(self, plane, monkeypatch):
+        names = []
+        verify = ServerVerification.verify_name
+
+        def look(self, connection):
+            names.append(self._server_name)
+            return verify(self, connection)
+
+        monkeypatch.setattr(ServerVerification, "verify_name", look)
+        await self.two_connections(plane)
+        assert names == [plane.access.server_name] * 2
+
+    async def test_ends_with_the_servers_certificate(self, plane, judged):
+        looks = []
+
+        def expire() -> None:
+            looks.append(len(judged))
+            past = datetime.now(UTC) - timedelta(seconds=1)
+            plane.upstream._session = attrs.evolve(plane.upstream._session, not_after=past)
+
+        await self.two_connections(plane, expire)
+        assert len(judged) == 2 * looks[0]
+
+    async def test_ends_when_other_authorities_are_to_be_trusted(self, plane, judged):
+        looks = []
+
+        def trust() -> None:
+            looks.append(len(judged))
+            plane.access.context = plane.server.access().context
+
+        await self.two_connections(plane, trust)
+        assert len(judged) == 2 * looks[0]
