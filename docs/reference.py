@@ -13,9 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.metrics import MetricWrapperBase
-
 from tailproxy.config import Config
+from tailproxy.counting import Family
 from tailproxy.metrics import Metrics
 from tailproxy.schema import Many, Nested, options
 
@@ -95,11 +94,8 @@ def _plain(value: object) -> Any:
 def metrics() -> str:
     """The page of all metrics."""
     ours = Metrics("")
-    # The library has no public way to ask for the labels of a metric that has counted nothing.
     labels = {
-        next(iter(each.describe())).name: each._labelnames  # noqa: SLF001
-        for each in vars(ours).values()
-        if isinstance(each, MetricWrapperBase)
+        each.name: each.label_names for each in vars(ours).values() if isinstance(each, Family)
     }
     rows = ["| name | kind | labels | meaning |", "|---|---|---|---|"]
     for family in ours.registry.collect():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Info
+
+from tailproxy.counting import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

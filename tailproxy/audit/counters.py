@@ -9,8 +9,7 @@ from zope.interface import implementer
 from tailproxy.interfaces import IAuditSink
 
 if TYPE_CHECKING:
-    from prometheus_client import Counter, Histogram
-
+    from tailproxy.counting import Counter, Histogram
     from tailproxy.interfaces import AccessRecord
     from tailproxy.metrics import Metrics
     from tailproxy.policy.decide import Mode

@@ -35,9 +35,9 @@ from tailproxy.wire.addresses import is_tailnet_address
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from prometheus_client import Counter
     from twisted.internet.interfaces import IReactorTime
 
+    from tailproxy.counting import Counter
     from tailproxy.metrics import Metrics
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.tailnet.localapi import LocalAPI
