@@ -171,8 +171,8 @@ def _watch(number: int) -> Workload:
     )
 
 
-def _echo(sessions: int, keys: int) -> Workload:
-    flags = ("-c", str(sessions), "-n", str(keys), "-pause", "20ms")
+def _echo(sessions: int, keys: int, pause: str) -> Workload:
+    flags = ("-c", str(sessions), "-n", str(keys), "-pause", pause)
     return Workload(
         f"exec-echo-{sessions}", "echo", EXEC, _keys, flags, None, latency=Latency.WHOLE
     )
@@ -198,8 +198,8 @@ WORKLOADS = (
         None,
         latency=Latency.WHOLE,
     ),
-    _echo(1, 150),
-    _echo(50, 100),
+    _echo(1, 300, "10ms"),
+    _echo(50, 100, "20ms"),
     Workload(
         "k9s-40",
         "burst",
