@@ -298,6 +298,7 @@ class Tailproxy(Proxy):
             return Door(f"http://{authority}", authority, source=self._source())
         if way is Way.TLS:
             return self._own_tls(self.address, self._tls, source=self._source())
+        # There is one port 443, and it leads to whoever is asked for it last.
         node = self.ground.tailnet.nodes[PROXY]
         node.serve(443, f"{self.address}:{self._plain}")
         return self._over_tailnet(node.fqdn)
