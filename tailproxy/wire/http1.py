@@ -79,7 +79,7 @@ def has_body(method: bytes, code: int) -> bool:
 
 def field_lines(headers: Headers) -> bytes:
     """Write header or trailer lines, each with its line end."""
-    return b"".join([b"%b: %b\r\n" % field for field in headers])
+    return b"\r\n".join([*map(b": ".join, headers), b""])
 
 
 def chunk(data: bytes) -> bytes:

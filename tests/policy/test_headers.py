@@ -456,3 +456,37 @@ def test_what_passes_as_a_block_passes_header_by_header(before, ours, after, bea
                 reference.check_outgoing(headers, DEV, bearer)
     else:
         reference.check_outgoing(headers, DEV, bearer)
+
+
+any_names = st.one_of(
+    names,
+    st.sampled_from(
+        [b"Transfer-Encoding", b"content-length", b"X-Real-Ip", b"Proxy-Authorization",
+         b"Forwarded", b"Keep-Alive", b"Proxy-Connection", b"Trailer", b"Cookie",
+         b"x-forwarded-proto",
+         b"SEC-WEBSOCKET-PROTOCOL", b"Sec-WebSocket-Protocol-X", b"x-remote-extra-a", b"expect"]
+    ),
+    st.text("aX-_", min_size=1, max_size=4).map(str.encode),
+)  # fmt: skip
+any_contents = st.one_of(
+    contents,
+    st.sampled_from(
+        [b"chunked", b"5", b"0", b"kube:443", b"100-continue", b"close, cookie , host",
+         b"keep-alive, Upgrade", b"h2c", b"SPDY/3.1", b"v4,," + TOKEN_PROTOCOL + b" ,v5"]
+    ),
+    st.text("a ,:\té", max_size=5).map(str.encode).map(bytes.strip),
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(any_names, any_contents), max_size=6),
+    st.sampled_from([(DEV, b"ours"), (DEV, None), (None, None), (ada(groups("a", "b")), b"x")]),
+    st.sampled_from(["100.64.0.5", "fd7a:115c:a1e0::5", "::ffff:100.64.0.5"]),
+)
+def test_a_block_is_what_the_rules_make_one_after_another(headers, who, client):
+    try:
+        head_of(headers)
+    except BadRequest:
+        return  # it does not leave at all
+    identity, bearer = who
+    sent(headers, identity, bearer, client)  # compares
