@@ -91,8 +91,7 @@ class Worker:
 
     def _told_to_go(self) -> None:
         if not self._leaving:
-            self._channel.send(Leaving())
-            self._leave()
+            self._channel.send(Leaving())  # the supervisor answers with Leave
 
     def message_received(self, message: Message, connection: socket.socket | None) -> None:
         """See `tailproxy.workers.channel.Owner`."""
@@ -104,7 +103,7 @@ class Worker:
             case AskMetrics():
                 self._tell_figures(message.number)
             case Leave():
-                self._leave()
+                self._reactor.callLater(message.after, self._leave)
             case _:
                 self._log.error("the supervisor has lost step")
                 self._leave()

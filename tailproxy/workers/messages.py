@@ -58,7 +58,12 @@ class AskMetrics:
 
 @attrs.frozen
 class Leave:
-    """To a worker: drain, then end."""
+    """To a worker: drain, then end.
+
+    `after` that many seconds, in which those who have just been handed to it make their request.
+    """
+
+    after: float = 0.0
 
 
 @attrs.frozen
@@ -75,7 +80,7 @@ class Failed:
 
 @attrs.frozen
 class Leaving:
-    """To the supervisor: the worker drains, without having been told to."""
+    """To the supervisor: somebody else has told the worker to go; may it?"""
 
 
 @attrs.frozen

@@ -162,11 +162,14 @@ class WorkerProcess(ProcessProtocol):
         self._handed += 1
         self._channel.send(Connection(listener), connection)
 
-    def leave(self) -> None:
-        """Have it drain and end; before it was ready there is nothing to drain."""
+    def leave(self, after: float) -> None:
+        """Have it drain and end; before it was ready there is nothing to drain.
+
+        :param after: that many seconds.
+        """
         if self._welcoming:
             self.ready = False
-            self._channel.send(Leave())
+            self._channel.send(Leave(after))
         else:
             self.kill()
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # A worker that is done with its drain has this long to end.
 _GRACE = 5.0
+# A drain closes whoever has said nothing yet. Where another worker goes on serving, those who
+# were handed to the old one at the last moment have this long to be no such client.
+_LAST_CALL = 1.0
 _METRICS_SECONDS = 1.0
 
 
@@ -125,11 +128,11 @@ class Supervisor(Service):
         self._count()
         for other in self._all:
             if other is before:
-                self._see_off(other)
+                self._see_off(other, _LAST_CALL)
 
     def worker_leaving(self, worker: WorkerProcess) -> None:
         """See `tailproxy.workers.process.Chief`."""
-        self._see_off(worker)
+        self._see_off(worker, 0.0 if self.draining else _LAST_CALL)
         if not self.draining:
             self._posts[worker.number - 1].left(worker, "it was told to by somebody else")
 
@@ -160,11 +163,11 @@ class Supervisor(Service):
             farewell.callback(None)
         self._look()
 
-    def _see_off(self, worker: WorkerProcess) -> None:
-        """Have a worker drain, and see that it ends."""
+    def _see_off(self, worker: WorkerProcess, after: float = 0.0) -> None:
+        """Have a worker drain, after so many seconds, and see that it ends."""
         self._dispatcher.leave(worker)
         if self._all.get(worker) is None:
-            worker.leave()
+            worker.leave(after)
             self._all[worker] = self._clock.callLater(worker.patience + _GRACE, self._end, worker)
         self._count()
 

@@ -30,7 +30,7 @@ MESSAGES = st.one_of(
     st.builds(Start, NUMBER, TEXT, TEXT, TEXT, TEXT, st.sampled_from(["json", "text"])),
     st.builds(Connection, TEXT),
     st.builds(AskMetrics, NUMBER),
-    st.builds(Leave),
+    st.builds(Leave, st.floats(min_value=0, max_value=10)),
     st.builds(Ready),
     st.builds(Failed, TEXT),
     st.builds(Leaving),

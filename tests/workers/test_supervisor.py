@@ -36,9 +36,9 @@ class FakeWorker:
     def take(self, listener, connection):
         self.taken.append(connection)
 
-    def leave(self):
+    def leave(self, after):
         self.ready = False
-        self.orders.append("leave")
+        self.orders.append("leave later" if after else "leave")
 
     def kill(self):
         self.orders.append("kill")
@@ -209,7 +209,7 @@ class TestReplacement:
         assert len(ready.workers) == 3
         assert ready.workers[0].orders == []
         ready.workers[2].gets_ready()
-        assert ready.workers[0].orders == ["leave"]
+        assert ready.workers[0].orders == ["leave later"]
         assert len(ready.workers) == 3  # the old one still drains
         ready.workers[0].ends("exit status 0")
         assert [worker.number for worker in ready.workers] == [1, 2, 1, 2]
