@@ -61,11 +61,11 @@ class Family:
             child = self._children[values] = self._child()
         return child
 
-    def describe(self) -> Iterator[Metric]:
+    def describe(self) -> list[Metric]:
         """What it is, for the registry."""
-        yield Metric(self.name, self.documentation, self.kind)
+        return [Metric(self.name, self.documentation, self.kind)]
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> list[Metric]:
         """How it stands, for the registry."""
         metric = Metric(self.name, self.documentation, self.kind)
         children = self._children if self.label_names else {(): self}
@@ -73,7 +73,7 @@ class Family:
             labels = dict(zip(self.label_names, values, strict=True))
             for suffix, further, value in child._samples():  # noqa: SLF001 - it is one of ours
                 metric.add_sample(self.name + suffix, labels | further, value)
-        yield metric
+        return [metric]
 
     def _child(self) -> Self:
         return type(self)(self.name, self.documentation)
