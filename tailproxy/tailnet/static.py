@@ -63,16 +63,16 @@ class StaticResolver:
 
     def __init__(self, table: Mapping[IPAddress, StaticCaller]) -> None:
         self._identities = {
-            address: identify(entry.whois(address)) for address, entry in table.items()
+            str(address): identify(entry.whois(address)) for address, entry in table.items()
         }
 
     def recall(self, caller: Caller) -> Identity | None:
         """See `IIdentityResolver.recall`."""
-        return self._identities.get(caller.address)
+        return self._identities.get(caller.shown)
 
     def resolve(self, caller: Caller) -> Deferred[Identity]:
         """See `IIdentityResolver.resolve`."""
         identity = self.recall(caller)
         if identity is None:
-            return fail(UnknownCallerError(str(caller.address)))
+            return fail(UnknownCallerError(caller.shown))
         return succeed(identity)
