@@ -16,6 +16,7 @@ from twisted.python import usage
 import tailproxy
 from tailproxy.assembly import check, serve
 from tailproxy.config import load
+from tailproxy.reactor import install
 from tailproxy.schema import ConfigError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def makeService(options: Options, reactor: Any = None) -> TailproxyService:
 
 
 def _reactor() -> Any:
+    """The one that twistd was told to use; ours if it was told nothing."""
+    install()
     from twisted.internet import reactor  # noqa: PLC0415 - importing it chooses it
 
     return reactor

@@ -20,6 +20,7 @@ from tailproxy.assembly import DataPlaneOnly
 from tailproxy.audit.access import access_line
 from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
 from tailproxy.config import parse
+from tailproxy.reactor import install
 from tailproxy.schema import ConfigError
 from tailproxy.workers.channel import Channel
 from tailproxy.workers.figures import pack
@@ -236,6 +237,7 @@ class Worker:
 
 def main() -> None:
     """Run a worker; the supervisor has put the control channel where it belongs."""
+    install()
     from twisted.internet import reactor  # noqa: PLC0415 - importing it chooses it
 
     loop: Any = reactor

@@ -39,6 +39,7 @@ class Stream:
         if not self._half_closed:
             self.transport.resumeProducing()
         self._receiver = receiver
+        self.transport.deliver = receiver.stream_data
         early, self._early = self._early, b""
         if early:
             receiver.stream_data(early)

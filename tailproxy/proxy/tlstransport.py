@@ -93,7 +93,7 @@ class TLSTransport(SocketTransport):
         except SSL.Error as error:
             end = error
         if records and not self.disconnecting:
-            self.protocol.dataReceived(records[0] if len(records) == 1 else b"".join(records))
+            self.deliver(records[0] if len(records) == 1 else b"".join(records))
         return None if end is None else self._ended(end)
 
     def _ended(self, end: Exception) -> Exception | None:

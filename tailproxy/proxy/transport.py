@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 # What is read in one go.
 READ_BYTES = 64 * 1024
@@ -54,6 +54,7 @@ class SocketTransport:
     :param reactor: provides `IReactorFDSet` and `IReactorTime`.
     :param connection: connected and non-blocking; ours from now on.
     :param protocol: gets what arrives. It is connected by `start`.
+    :ivar deliver: takes what arrives: the protocol's `dataReceived`, or who gets it from there.
     :ivar connected: whether the protocol has not heard of the end yet.
     :ivar disconnecting: whether `loseConnection` was called.
     """
@@ -70,6 +71,7 @@ class SocketTransport:
         "_write_ended",
         "_writing",
         "connected",
+        "deliver",
         "disconnecting",
         "protocol",
         "socket",
@@ -79,6 +81,7 @@ class SocketTransport:
         self._reactor = reactor
         self.socket = connection
         self.protocol = protocol
+        self.deliver: Callable[[bytes], None] = protocol.dataReceived
         self.connected = False
         self.disconnecting = False
         self._write_ended = False
@@ -109,7 +112,7 @@ class SocketTransport:
             return ConnectionLost()
         if not data:
             return ConnectionDone()
-        self.protocol.dataReceived(data)
+        self.deliver(data)
         return None
 
     def pauseProducing(self) -> None:
@@ -298,6 +301,7 @@ class SocketTransport:
         self._unsent, self._unsent_bytes, self._offset = [], 0, 0
         producer, self._producer = self._producer, None
         protocol, self.protocol = self.protocol, None
+        self.deliver = _ignore
         if producer is not None:
             producer.stopProducing()
         protocol.connectionLost(reason)
@@ -329,6 +333,10 @@ class SocketTransport:
     def getHandle(self) -> Any:
         """The socket."""
         return self.socket
+
+
+def _ignore(data: bytes) -> None:
+    """It came too late."""
 
 
 def _address(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
