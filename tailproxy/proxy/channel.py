@@ -26,7 +26,7 @@ from zope.interface import implementer
 from tailproxy.errors import ApiError
 from tailproxy.proxy.request import Request
 from tailproxy.proxy.stream import Stream
-from tailproxy.wire.head import read_head, unread_head
+from tailproxy.wire.head import LastHead, RequestHead, read_head, unread_head
 from tailproxy.wire.http1 import BadRequest
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class HTTPChannel(Protocol):
         self._reading = True
         self._timer: IDelayedCall | None = None
         self._waiting_until: float | None = None
+        self._last = LastHead()
         self._new_message()
 
     # The parser's callbacks. They only take notes; `_feed` acts on them.
@@ -159,6 +160,10 @@ class HTTPChannel(Protocol):
                 self._hold_early(data)
             else:
                 self._pipelined = True
+        elif not self._head_size and (head := self._known(data)) is not None:
+            self._head_size = len(data)
+            self._begun = self._head_complete = self._message_complete = self._keep_alive = True
+            self._hand_on(head, 0)
         else:
             self._feed(data)
 
@@ -220,17 +225,22 @@ class HTTPChannel(Protocol):
             return
         request = self._request
         if request is None:
-            request = self._begin(size)
+            request = self._begin(size, data)
             if request is None:
                 return
         else:
             request.received += size
         self._pass_body(request)
 
-    def _begin(self, size: int) -> Request | None:
+    def _known(self, data: bytes) -> RequestHead | None:
+        """Whether this is a whole request like the last one, of which nothing was parsed yet."""
+        return self._last.read(data) if len(data) <= self.site.limits.header_bytes else None
+
+    def _begin(self, size: int, data: bytes) -> Request | None:
         """The head is complete: judge it, make the request and hand it to the root resource.
 
         :param size: of the part of the body that came with it.
+        :param data: what was read last.
         """
         headers = self._headers
         target = self._target[0] if len(self._target) == 1 else b"".join(self._target)
@@ -248,6 +258,12 @@ class HTTPChannel(Protocol):
         except BadRequest as error:
             self._malformed(error)
             return None
+        alone = self._head_size == len(data) and self._message_complete and not self._pipelined
+        if alone and self._keep_alive:
+            self._last.keep(data, head)
+        return self._hand_on(head, size)
+
+    def _hand_on(self, head: RequestHead, size: int) -> Request:
         self._waiting_until = None
         request = self._request = Request(
             self,

@@ -407,7 +407,7 @@ class Request:
                 upgrade=(head.upgrade or b"").decode("ascii", "replace"),
                 recorded=self.recorded,
                 denied=self.denied,
-                user_agent=head.first(b"user-agent").decode("utf-8", "replace"),
+                user_agent=head.fields.user_agent,
             )
         )
 
