@@ -19,6 +19,7 @@ from twisted.python.logfile import LogFile
 from tailproxy.audit.access import access_line
 from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
 from tailproxy.options import LogFormat
+from tailproxy.reactor import settle
 from tailproxy.workers.lines import events
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class LogOutput:
         self.format = "json"
         self._reactor = reactor
         self._stream: IO[str] | None = None
+        self._observer: LineObserver | None = None
 
     def observer(self) -> ILogObserver:
         """What writes the events of this process."""
@@ -54,11 +56,16 @@ class LogOutput:
         if wanted is LogFormat.TEXT or (wanted is LogFormat.AUTO and _is_terminal(stream)):
             self.format = "text"
         line = text_line if self.format == "text" else json_line
-        observer = LineObserver(stream, line, self._reactor)
+        observer = self._observer = LineObserver(stream, line, self._reactor)
         self._reactor.addSystemEventTrigger("after", "shutdown", observer.close)
         level = self._config.log_level.value
         self._access_log.write_to(observer, access_line(self.format, level))
         return filtered(observer, level)
+
+    def flush(self) -> None:
+        """Write what was to be written in a moment."""
+        if self._observer is not None:
+            self._observer.flush()
 
     def write(self, block: bytes) -> None:
         """Write lines that a worker has made; where somebody else logs, as events again."""
@@ -154,6 +161,7 @@ class TailproxyService(MultiService):
             )
         if self._twistd:
             self._reactor.callWhenRunning(self._heed_signals)
+            self._reactor.callWhenRunning(settle)
 
     def _heed_signals(self) -> None:
         # Twisted's own handlers would let the process die of the signal after a drain that went
@@ -175,6 +183,7 @@ class TailproxyService(MultiService):
             if self._workers is not None:
                 self._workers[0].kill()
             _forget_pid(self._twistd)
+            self._output.flush()
             _say("ended by a second signal")
             os._exit(1)
 

@@ -20,7 +20,7 @@ from tailproxy.assembly import DataPlaneOnly
 from tailproxy.audit.access import access_line
 from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
 from tailproxy.config import parse
-from tailproxy.reactor import install
+from tailproxy.reactor import install, settle
 from tailproxy.schema import ConfigError
 from tailproxy.workers.channel import Channel
 from tailproxy.workers.figures import pack
@@ -148,6 +148,7 @@ class Worker:
         self._services.startService()
         self._parts.plane.startService()
         self._looking.start(_FIRST_LOOKS)
+        settle()
 
     def _begin_log(self, start: Start, config: Config) -> LineObserver:
         line = text_line if start.log == "text" else json_line

@@ -61,12 +61,23 @@ async def test_a_request_goes_through_the_whole_service(start, api, tmp_path):
     assert seen["authorization"] == "Bearer our-token"
     await daemon.says(r"ada@corp\.example GET /api/v1/pods 200")
     await daemon.says("impersonation is well")  # the last that readiness waits for at start
+    await daemon.says(r"reactor class: tailproxy\.reactor\.ProxyReactor")
     assert (await daemon.admin("/readyz"))[0] == 200
     assert (await daemon.admin("/healthz"))[:2] == (200, "ok")
     _, metrics = await daemon.admin("/metrics")
     assert 'tailproxy_requests_total{code="200",mode="auth",verb="list"} 1.0' in metrics
     client.transport.loseConnection()
     assert "our-token" not in daemon.err
+
+
+async def test_another_reactor_serves_as_well(start, api, tmp_path):
+    api.kubeconfig(tmp_path / "kubeconfig")
+    daemon = start("--config", write(tmp_path, Resolver=STATIC), twistd=["--reactor=select"])
+    client = await dial(await daemon.listens("serve"), "127.0.0.2")
+    client.send(proxy_header("100.64.0.5") + b"GET /api/v1/pods HTTP/1.1\r\nHost: kube\r\n\r\n")
+    await client.receives(b"ada@corp.example")
+    await daemon.says("reactor class: .*SelectReactor")
+    client.transport.loseConnection()
 
 
 async def test_a_loopback_listener_ends_tls_itself(start, api, tmp_path):

@@ -58,6 +58,40 @@ class HTTPChannel(Protocol):
 
     transport: Any
 
+    # There is one for each idle watch.
+    __slots__ = (
+        "_begun",
+        "_bodiless_size",
+        "_chunks",
+        "_closing",
+        "_discarded",
+        "_early",
+        "_head_complete",
+        "_head_size",
+        "_headers",
+        "_keep_alive",
+        "_last",
+        "_linger_until",
+        "_message_complete",
+        "_method",
+        "_parser",
+        "_pipelined",
+        "_reading",
+        "_request",
+        "_stream",
+        "_target",
+        "_timer",
+        "_trailers",
+        "_upgrade",
+        "_version",
+        "_waiting_until",
+        "caller",
+        "clock",
+        "draining",
+        "listener",
+        "site",
+    )
+
     def __init__(self, site: Site, caller: Caller, listener: str) -> None:
         self.site = site
         self.caller = caller

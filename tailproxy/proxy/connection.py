@@ -176,7 +176,8 @@ class UpstreamConnection(Protocol):
             self.give_up(error)
             return
         self.verified = True
-        self._ready(self)
+        ready, self._ready, self._failed = self._ready, _ignore, _ignore
+        ready(self)
 
     def give_up(self, error: UpstreamError) -> None:
         """End a connection that is not verified yet, or cannot be."""
@@ -392,5 +393,5 @@ class UpstreamConnection(Protocol):
         )
 
 
-def _ignore(error: UpstreamError) -> None:
+def _ignore(_: object) -> None:
     """Somebody has been told already."""

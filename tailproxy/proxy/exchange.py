@@ -31,23 +31,27 @@ class Exchange:
 
     __slots__ = (
         "_body_ended",
+        "_chunked",
         "_connection",
         "_done",
+        "_method",
         "_paused",
         "_pending",
         "_producer",
         "_receiver",
         "_repeatable",
+        "_request",
         "_timer",
         "_upstream",
-        "request",
     )
 
     def __init__(
         self, upstream: Upstream, request: UpstreamRequest, receiver: IResponseReceiver
     ) -> None:
         self._upstream = upstream
-        self.request = request
+        self._request: UpstreamRequest | None = request
+        self._method = request.method
+        self._chunked = request.chunked
         self._receiver = receiver
         self._connection: UpstreamConnection | None = None
         self._pending: list[bytes] = []
@@ -63,11 +67,11 @@ class Exchange:
     def write_body(self, chunk: bytes) -> None:
         """Send bytes of the request's body."""
         if chunk:  # an empty one would be the end of the body
-            self._write(http1.chunk(chunk) if self.request.chunked else chunk)
+            self._write(http1.chunk(chunk) if self._chunked else chunk)
 
     def end_body(self, trailers: Sequence[Header]) -> None:
         """The request's body is complete."""
-        if self.request.chunked:
+        if self._chunked:
             self._write(http1.last_chunk(trailers))
         self._body_ended = True
         if self._producer is not None:
@@ -132,7 +136,9 @@ class Exchange:
     def connected(self, connection: UpstreamConnection) -> None:
         """There is a connection: send what has gathered."""
         self._connection = connection
-        request = self.request
+        request = self._request
+        if request is None:
+            raise RuntimeError("the request has been answered")
         first = b"%b %b%b HTTP/1.1\r\n%b" % (
             request.method,
             self._upstream.prefix,
@@ -162,11 +168,11 @@ class Exchange:
 
     def expects_body(self, code: int) -> bool:
         """Whether an answer with that code has a body (RFC 9112, 6.3)."""
-        return http1.has_body(self.request.method, code)
+        return http1.has_body(self._method, code)
 
     def accepts_switch(self, head: ResponseHead) -> bool:
         """Whether a 101 switches to what was asked for (spec/streaming.md 1.3)."""
-        asked = self.request.upgrade
+        asked = self._request.upgrade if self._request is not None else None
         if asked is None:
             return False
         got = [value for name, value in head.headers if name.lower() == b"upgrade"]
@@ -182,6 +188,7 @@ class Exchange:
         if self._done:
             return
         self._stop_timer()
+        self._request = None  # it will not be sent again, and the answer may go on for hours
         if head.code == 401:
             self._upstream.rejected()
         self._receiver.response_head(head)
