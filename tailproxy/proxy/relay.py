@@ -4,9 +4,9 @@ Each side is the producer of the other: when one reads slowly, the other is not 
 kept here; what is under way is in the two transports' write buffers, which are bounded.
 
 When one side sends no more but still reads, that is passed on, and the other direction goes on for
-as long as something moves there. Over TLS only plain clients can be heard to do so: Twisted takes
-a close_notify for the end of both directions, and then both sides are closed once what came has
-been delivered, as the API server's own proxy does.
+as long as something moves there. Only plain clients can be heard to do so: over TLS a
+close_notify is taken for the end of both directions (`tlstransport`), and then both sides are
+closed once what came has been delivered, as the API server's own proxy does.
 
 A session ends inside its protocol before its connections do, and then either end may close first.
 We let the client: whoever closes first keeps the pair of ports for a minute (TIME-WAIT, RFC 9293,
