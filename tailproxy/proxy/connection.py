@@ -25,7 +25,7 @@ from tailproxy.proxy.stream import Stream
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from twisted.python.failure import Failure
@@ -232,7 +232,6 @@ class UpstreamConnection(Protocol):
         self._interim: list[ResponseHead] = []
         self._keep_alive = False
         self._upgrade = False
-        self._delimited = False
         self._surplus = False
         self._code = 0
 
@@ -269,9 +268,6 @@ class UpstreamConnection(Protocol):
         self._head_complete = True
         self._keep_alive = self._parser.should_keep_alive()
         self._upgrade = self._parser.should_upgrade()
-        self._delimited = any(
-            name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in self._headers
-        )
 
     def on_body(self, chunk: bytes) -> None:
         """Bytes of the body."""
@@ -378,7 +374,7 @@ class UpstreamConnection(Protocol):
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
-        if self._head_passed and not self._delimited and reason.check(ConnectionDone):
+        if self._head_passed and not _delimited(self._headers) and reason.check(ConnectionDone):
             # A body that ends with its connection (RFC 9112, 6.3), and it ended in good order.
             exchange.end((), reusable=False)
             return
@@ -391,6 +387,11 @@ class UpstreamConnection(Protocol):
             UpstreamError(502, "disconnect", f"it closed the connection {how} an answer"),
             answered=self._head_complete or self._bodiless_size > 0,
         )
+
+
+def _delimited(headers: Sequence[Header]) -> bool:
+    """Whether an answer with a body says where it ends (RFC 9112, 6.3)."""
+    return any(name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in headers)
 
 
 def _ignore(_: object) -> None:

@@ -8,6 +8,7 @@ connection closed under its hands is repeated once if that is harmless.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -80,10 +81,7 @@ class Upstream(Service):
     @property
     def host(self) -> bytes:
         """Value of the Host header."""
-        host: str = self._access.host
-        bracketed = f"[{host}]" if ":" in host else host
-        port: int = self._access.port
-        return f"{bracketed}:{port}".encode("ascii" if bracketed.isascii() else "idna")
+        return _host_header(self._access.host, self._access.port)
 
     @property
     def prefix(self) -> bytes:
@@ -239,6 +237,12 @@ class Upstream(Service):
         self._idle = kept
         if kept:
             self._sweep = self.clock.callLater(self.limits.idle_seconds / 4, self._close_idle)
+
+
+@lru_cache(maxsize=2)
+def _host_header(host: str, port: int) -> bytes:
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{bracketed}:{port}".encode("ascii" if bracketed.isascii() else "idna")
 
 
 def _cancel(timer: IDelayedCall) -> None:
