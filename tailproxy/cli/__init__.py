@@ -1,0 +1,1 @@
+"""The command `tailproxy`, also `kubectl tailproxy`: what people run beside kubectl."""

@@ -1,0 +1,1 @@
+"""What the commands do for people: their kubeconfig, who they are, what a host's proxy decides."""
