@@ -1,7 +1,7 @@
 """Makes the pages that the code knows best: options and metrics. Run `python -m docs.reference`.
 
 What an option or a metric means is said once, where it is defined. These pages are the same
-sentences as tables; `tests/test_docs.py` sees to it that they are up to date.
+sentences as tables; `tests/docs/test_reference.py` sees to it that they are up to date.
 """
 
 from __future__ import annotations

@@ -1,0 +1,66 @@
+"""The pages to look things up in say what the code says."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import get_args
+
+import pytest
+
+from docs import reference
+from tailproxy import config
+from tailproxy.schema import options
+from tailproxy.wire import proxyproto
+from tests.docs.pages import SOURCES, quoted, rows, text, tree
+
+
+@pytest.mark.parametrize("name", ["configuration.md", "metrics.md"])
+def test_page_is_up_to_date(name):
+    assert text(f"docs/{name}") == reference.pages()[name], "run: python -m docs.reference"
+
+
+def test_keys_without_effect_are_those_that_nobody_uses():
+    (said,) = re.findall(
+        r"have no effect in this version: (.*?)\. They",
+        text("docs/configuration.md"),
+        re.DOTALL,
+    )
+    uses = {
+        node.attr
+        for path in SOURCES
+        if path.name not in {"node.py", "kubeconfig.py"}  # they have attributes of such names
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute)
+    }
+    unused = {
+        f"{prefix}{entry.key}"
+        for prefix, cls in (("", config.Config), ("APIServerProxy.", config.APIServerProxy))
+        for field, entry in options(cls)
+        if field.name not in uses
+    }
+    assert set(quoted(said)) == unused
+
+
+def test_variables_of_the_environment_are_those_that_are_read():
+    said = [
+        name
+        for row in rows("docs/configuration.md", "## The environment")
+        for name in quoted(row[0])
+    ]
+    read = {
+        name
+        for path in SOURCES
+        for name in re.findall(r'(?:environ|environment)(?:\.get\(|\[)"(\w+)"', text(path))
+    }
+    assert set(said) - {"TS_K8S_PROXY_CONFIG"} == read
+    assert '"TS_K8S_PROXY_CONFIG"' in text("tailproxy/tap.py")
+
+
+def test_reasons_of_a_refused_header_are_all_there():
+    (said,) = (
+        set(quoted(row[1]))
+        for row in rows("docs/metrics.md", "## Labels")
+        if "proxy_header_refused" in row[0]
+    )
+    assert said == {*get_args(proxyproto.Reason), "timeout", "not-loopback"}
