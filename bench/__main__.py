@@ -41,9 +41,10 @@ def _names(text: str) -> list[str]:
     return text.split(",")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = words.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("full", help="everything, about 30 minutes (without a command)")
     commands.add_parser("quick", help="what the goals speak of, about 8 minutes")
     commands.add_parser("goals", help="how the goals stand by bench/out/latest.json")
@@ -57,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     only.add_argument("--proxies", type=_names, metavar="NAME[,...]", help="all, unless told")
     only.add_argument("--rounds", type=int, default=3)
     only.add_argument("--seconds", type=float, default=3.0, help="for each measurement")
-    parser.set_defaults(command="full")
-    return parser
+    words.set_defaults(command="full")
+    return words
 
 
 def _say(text: str) -> None:
@@ -166,7 +167,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run a command; the exit status."""
-    args = _parser().parse_args()
+    args = parser().parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:

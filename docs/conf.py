@@ -24,6 +24,8 @@ extensions = ["myst_parser"]
 myst_heading_anchors = 4
 html_theme = "furo"
 html_title = f"tailproxy {release}"
+html_static_path = ["pages.css"]
+html_css_files = ["pages.css"]
 html_show_copyright = False
 # The sources are in the repository.
 html_copy_source = False

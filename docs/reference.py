@@ -1,22 +1,28 @@
-"""Makes the pages that the code knows best: options and metrics. Run `python -m docs.reference`.
+"""Makes the pages that the code knows best: `python -m docs.reference`.
 
-What an option or a metric means is said once, where it is defined. These pages are the same
-sentences as tables; `tests/docs/test_reference.py` sees to it that they are up to date.
+What an option, a metric or a command means is said once, where it is defined. These pages are
+the same sentences as tables; `tests/docs/test_reference.py` sees to it that they are up to date.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import string
 import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from tailproxy.cli.main import main as group
 from tailproxy.config import Config
 from tailproxy.counting import Family
 from tailproxy.metrics import Metrics
 from tailproxy.schema import Many, Nested, options
+from tailproxy.tap import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +39,66 @@ _NOTE = "<!-- Made by `python -m docs.reference`; do not edit. -->\n"
 
 def pages() -> dict[str, str]:
     """The text of each page, by file name."""
-    return {"configuration.md": configuration(), "metrics.md": metrics()}
+    return {
+        "commands.md": commands(),
+        "configuration.md": configuration(),
+        "metrics.md": metrics(),
+    }
+
+
+def commands() -> str:
+    """The page of all commands."""
+    return _filled(
+        "commands.md.in",
+        service="\n".join(_service()),
+        commands="\n".join(_command(click.Context(group, info_name="tailproxy"), "##")).rstrip(),
+    )
+
+
+def _service() -> Iterator[str]:
+    """The table of the options of `twistd tailproxy`."""
+    yield from ("| option | meaning |", "|---|---|")
+    for name, short, _, meaning, *_ in Options.optParameters:
+        yield _row(f"`-{short} {name.upper()}`, `--{name}={name.upper()}`", meaning)
+    for name, _, meaning in Options.optFlags:
+        yield _row(f"`--{name}`", meaning)
+    yield _row("`--version`", inspect.getdoc(Options.opt_version) or "")
+
+
+def _command(context: click.Context, heading: str) -> Iterator[str]:
+    """The sections of a command and of those below it."""
+    command = context.command
+    yield f"{heading} `{context.command_path}`\n"
+    yield f"{_prose(command.help or '')}\n"
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"```\n{context.command_path} {usage}\n```\n"
+    records = [
+        each.get_help_record(context) for each in command.params if isinstance(each, click.Option)
+    ]
+    if any(records):
+        yield from ("| option | meaning |", "|---|---|")
+        yield from (_row(f"`{record[0]}`", record[1]) for record in records if record)
+        yield ""
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None:
+                yield from _command(
+                    click.Context(inner, parent=context, info_name=name), f"{heading[:2]}#"
+                )
+
+
+def _prose(text: str) -> str:
+    """The help of a command as Markdown; what is not to be wrapped there is code here."""
+    paragraphs = inspect.cleandoc(text.partition("\f")[0]).split("\n\n")
+    return "\n\n".join(
+        re.sub(r"^\x08\n(.*)", r"```\n\1\n```", each, flags=re.DOTALL) for each in paragraphs
+    )
+
+
+def _row(*cells: str) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def configuration() -> str:
@@ -58,7 +123,7 @@ def _tables(title: str, prefix: str, cls: type) -> Iterator[str]:
             many = "[]" if isinstance(entry.kind, Many) else ""
             inner.append((f"`{path}{many}`", f"{path}{many}.", nested))
         cells = (f"`{entry.key}`", wanted, _default(field, nested), entry.doc)
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        yield _row(*cells)
     yield ""
     for title_of, path, nested in inner:
         yield from _tables(title_of, path, nested)
@@ -106,7 +171,7 @@ def metrics() -> str:
             ", ".join(f"`{name}`" for name in names if name != "le") or "—",
             family.documentation,
         )
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(_row(*cells))
     return _filled("metrics.md.in", table="\n".join(rows))
 
 

@@ -5,16 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.docs.pages import PAGES, ini, quoted, rows, text
+from tests.docs.pages import ini, quoted, rows, text
 from tests.lab import build, node
 from tests.lab.lab import NODES, Lab
 from tests.lab.tailnet import CALLERS
-
-
-def test_commands_are_environments_of_tox():
-    known = {name.partition(":")[2] for name in ini("tox.ini").sections() if ":" in name}
-    for page in PAGES:
-        assert set(re.findall(r"tox -e (\w+)", text(page))) <= known, page
 
 
 def test_packages_of_the_distribution_are_those_that_ci_installs():

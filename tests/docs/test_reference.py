@@ -7,15 +7,18 @@ import re
 from typing import get_args
 
 import pytest
+from twisted.scripts.twistd import ServerOptions
 
 from docs import reference
 from tailproxy import config
+from tailproxy.admin.service import admin_site
 from tailproxy.schema import options
+from tailproxy.tap import Options
 from tailproxy.wire import proxyproto
 from tests.docs.pages import SOURCES, quoted, rows, text, tree
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "metrics.md"])
+@pytest.mark.parametrize("name", reference.pages())
 def test_page_is_up_to_date(name):
     assert text(f"docs/{name}") == reference.pages()[name], "run: python -m docs.reference"
 
@@ -64,3 +67,21 @@ def test_reasons_of_a_refused_header_are_all_there():
         if "proxy_header_refused" in row[0]
     )
     assert said == {*get_args(proxyproto.Reason), "timeout", "not-loopback"}
+
+
+def test_options_of_twistd_exist():
+    said = [row[0] for row in rows("docs/commands.md", "## `twistd tailproxy`")]
+    words = [re.split("[ =]", each)[0] for cell in said for each in quoted(cell)]
+    known = {f"--{option.rstrip('=')}" for option in ServerOptions().longOpt}
+    known |= {f"-{letter}" for letter in ServerOptions().shortOpt.replace(":", "")}
+    known |= {f"--{option.rstrip('=')}" for option in Options().longOpt} | {"-c"}
+    options_ = {word for word in words if word.startswith("-")}
+    assert {"--config", "--nodaemon"} <= options_ <= known
+
+
+def test_pages_of_the_admin_port_are_those_that_it_has():
+    said = [
+        name for row in rows("docs/endpoints.md", "## The admin port") for name in quoted(row[0])
+    ]
+    site = admin_site("0", [], lambda: True, None, None, {})
+    assert sorted(said) == sorted(f"/{name.decode()}" for name in site.resource.children)

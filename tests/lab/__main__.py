@@ -73,10 +73,10 @@ def _keep(args: argparse.Namespace) -> None:
     keeper.keep(args.name, args.node, args.kubeconfig, args.report)
 
 
-def main() -> int:
-    """Run one command; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="up|down|status|kubeconfig")
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    commands = words.add_subparsers(required=True, metavar="up|down|status|kubeconfig")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--name", default="default", help="tells apart labs that run at once")
     making = argparse.ArgumentParser(add_help=False, parents=[common])
@@ -98,7 +98,12 @@ def main() -> int:
     config.add_argument("caller", choices=("admin", "proxy", *CALLERS), metavar="NAME")
     config.add_argument("--server", default=SERVER, help=f"default: {SERVER}")
     config.set_defaults(do=_kubeconfig)
-    args = parser.parse_args()
+    return words
+
+
+def main() -> int:
+    """Run one command; the exit status."""
+    args = parser().parse_args()
     try:
         args.do(args)
     except LabError as error:

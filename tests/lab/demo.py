@@ -206,17 +206,22 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def main() -> int:
-    """Run the demo; the exit status."""
-    parser = argparse.ArgumentParser(prog="tox -e demo --", description=__doc__)
-    parser.add_argument("--once", action="store_true", help="end after the tour")
-    parser.add_argument("--node", choices=NODES, default="kwok", help="kubelet needs root")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="tox -e demo --", description=__doc__)
+    words.add_argument("--once", action="store_true", help="end after the tour")
+    words.add_argument("--node", choices=NODES, default="kwok", help="kubelet needs root")
+    words.add_argument(
         "--kubeconfig",
         type=Path,
         help="of a cluster that is there already; only the tailnet is ours then",
     )
-    args = parser.parse_args()
+    return words
+
+
+def main() -> int:
+    """Run the demo; the exit status."""
+    args = parser().parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Lab("demo", node=args.node, given=args.kubeconfig) as lab:
