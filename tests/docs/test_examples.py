@@ -78,7 +78,7 @@ def test_python_compiles_and_keeps_to_the_style(block):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_rights_in_the_readme_are_those_the_lab_gives():
+def test_rights_of_the_account_are_those_the_lab_gives():
     def rights(code: str) -> list:
         return [
             document["rules"]
@@ -87,8 +87,8 @@ def test_rights_in_the_readme_are_those_the_lab_gives():
             and document["kind"] == "ClusterRole"
         ]
 
-    (readme,) = blocks("README.md", "yaml")
-    assert rights(readme) == rights(text("tests/lab/manifests/access.yaml")) != []
+    account, _kubeconfig = blocks("docs/install-host.md", "yaml")
+    assert rights(account) == rights(text("tests/lab/manifests/access.yaml")) != []
 
 
 def test_plugin_is_the_one_that_is_installed_end_to_end():

@@ -4,30 +4,86 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 
 from tests.docs.pages import ROOT, SOURCES, quoted, rows, text, tree
 
 
+def words(node: ast.AST) -> Iterator[str]:
+    r"""A text in the code, if it is one; \0 stands for what is put in."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [getattr(part, "value", None) for part in node.values]
+        yield "".join(part if isinstance(part, str) else "\0" for part in parts)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield re.sub(r"\{[^{}]*\}", "\0", node.value)
+
+
 def messages() -> set[str]:
-    r"""Every text in the code; \0 stands for what is put in."""
-    found = set()
-    for path in [*SOURCES, *ROOT.glob("tests/lab/*.py")]:
-        for each in ast.walk(tree(path)):
-            if isinstance(each, ast.JoinedStr):
-                parts = [getattr(part, "value", None) for part in each.values]
-                found.add("".join(p if isinstance(p, str) else "\0" for p in parts))
-            elif isinstance(each, ast.Constant) and isinstance(each.value, str):
-                found.add(re.sub(r"\{[^{}]*\}", "\0", each.value))
-    return found
+    """Every text in the code."""
+    return {
+        each
+        for path in [*SOURCES, *ROOT.glob("tests/lab/*.py")]
+        for node in ast.walk(tree(path))
+        for each in words(node)
+    }
+
+
+def told() -> dict[str, re.Pattern[str]]:
+    """Every message in the page, in a heading or a table: what finds it in the code."""
+    page = text("docs/troubleshooting.md")
+    found = re.findall(r"^### `(.*)`$", page, re.MULTILINE)
+    for table in re.findall(r"^\| message.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE):
+        found += [quoted(row)[0] for row in table.splitlines()]
+    return {
+        each: re.compile(".*\0.*".join(map(re.escape, each.split("…"))), re.DOTALL)
+        for each in found
+    }
 
 
 def test_every_message_is_one_that_the_code_has():
     known = messages()
-    told = re.findall(r"^### `(.*)`$", text("docs/troubleshooting.md"), re.MULTILINE)
-    assert told
-    for message in told:
-        pattern = re.compile(".*\0.*".join(map(re.escape, message.split("…"))), re.DOTALL)
+    assert told()
+    for message, pattern in told().items():
         assert any(pattern.search(each) for each in known), message
+
+
+# What makes the messages that people see, and which of its arguments is the message.
+SHOWN = {
+    "ApiError": 2,
+    "BadRequest": 1,
+    "ConfigError": 1,
+    "IdentityError": 2,
+    "Refusal": 2,
+    "ResolverUnavailableError": 0,
+    "UpstreamError": 2,
+    "critical": 0,
+    "error": 0,
+    "super().__init__": 2,
+}
+
+
+def shown() -> Iterator[str]:
+    r"""Every message of a refusal, of a start that fails, and of an error in the log."""
+    for path in SOURCES:
+        # A kubeconfig's errors are made by a method.
+        places = {**SHOWN, "wrong": 0, "_wrong": 0} if path.name == "kubeconfig.py" else SHOWN
+        for call in ast.walk(tree(path)):
+            if not isinstance(call, ast.Call):
+                continue
+            name = ast.unparse(call.func)
+            at = places.get(name, places.get(name.rpartition(".")[2]))
+            if at is not None and len(call.args) > at:
+                yield from words(call.args[at])
+
+
+def test_every_message_of_the_code_is_explained():
+    patterns = told().values()
+    found = set(shown())
+    assert len(found) > 100
+    for message in found:
+        # The first kind says itself what to do; the second is made of others.
+        if not message.startswith("found ") and re.search(r"\w", message.replace("\0", "")):
+            assert any(pattern.search(message) for pattern in patterns), message
 
 
 def test_every_label_is_there_with_its_code():
