@@ -19,8 +19,9 @@ from tailproxy.daemon import LogOutput, TailproxyService
 from tailproxy.extensions import plugin_resources
 from tailproxy.interfaces import DrainTimes
 from tailproxy.kube.access import in_cluster, pod_access
-from tailproxy.kube.kubeconfig import kubeconfig_access, kubeconfig_paths
+from tailproxy.kube.kubeconfig import kubeconfig_access
 from tailproxy.kube.review import ApiServerReview
+from tailproxy.kubeconfig import kubeconfig_paths
 from tailproxy.metrics import Metrics
 from tailproxy.options import ListenerKind
 from tailproxy.policy.decide import Mode, Rules

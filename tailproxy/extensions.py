@@ -9,6 +9,7 @@ from twisted.plugin import getPlugins
 
 import tailproxy
 from tailproxy.interfaces import IResourcePlugin, PluginContext
+from tailproxy.proxy.index import IndexPage
 from tailproxy.proxy.whoami import WhoAmIPlugin
 from tailproxy.schema import ConfigError
 
@@ -22,7 +23,8 @@ _NAME = re.compile(r"[a-z0-9-]+")
 
 
 def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str, IResource]]:
-    """The resources of all plugins, by mount and name.
+    """The resources of all plugins, by mount and name, and the page that lists those of the tailnet
+    listeners under the empty name.
 
     :raises ConfigError: one of them cannot be used, or the configuration has options for one that
         is not there.
@@ -30,6 +32,8 @@ def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str,
     options = config.tailproxy.plugins
     found: dict[str, dict[str, IResource]] = {"tailnet": {}, "admin": {}}
     names: set[str] = set()
+    titles: dict[str, str] = {}
+    mode = config.api_server_proxy.mode.value
     for plugin in (WhoAmIPlugin(), *getPlugins(IResourcePlugin)):
         if not _NAME.fullmatch(plugin.name):
             raise ConfigError(
@@ -38,12 +42,7 @@ def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str,
         if plugin.name in names:
             raise ConfigError(f"plugin {plugin.name}", "two plugins have this name; remove one")
         names.add(plugin.name)
-        context = PluginContext(
-            options.get(plugin.name, {}),
-            tailproxy.__version__,
-            config.api_server_proxy.mode.value,
-            upstream,
-        )
+        context = PluginContext(options.get(plugin.name, {}), tailproxy.__version__, mode, upstream)
         if plugin.mount not in found:
             raise ConfigError(
                 f"plugin {plugin.name}", f"its mount is {plugin.mount!r}, wanted tailnet or admin"
@@ -55,6 +54,9 @@ def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str,
                 f"plugin {plugin.name}",
                 f"it cannot be used: {error!r}; fix Tailproxy.Plugins.{plugin.name}, or remove it",
             ) from error
+        if plugin.mount == "tailnet":
+            titles[plugin.name] = str(getattr(plugin, "title", ""))
+    found["tailnet"][""] = IndexPage(mode, tailproxy.__version__, titles)
     for name in options:
         if name not in names:
             known = ", ".join(sorted(names))

@@ -45,6 +45,17 @@ class IIdentity(Interface):
     addresses = Attribute("The node's tailnet addresses.")
 
 
+class ICaller(Interface):
+    """Where a request comes from. A plugin's resource has it by `ICaller(request)`.
+
+    The value is a `tailproxy.policy.identity.Caller`; these are its attributes.
+    """
+
+    address = Attribute("Of the connection, or out of the PROXY header in front of it.")
+    port = Attribute("Its port.")
+    service = Attribute("The Tailscale Service that was called, as `svc:NAME`, or None.")
+
+
 class IIdentityResolver(Interface):
     """Says who is at the other end of a connection."""
 
@@ -346,6 +357,9 @@ class IResourcePlugin(IPlugin):
 
     On the tailnet listeners it is at `/.tailproxy/NAME`, reached by known callers only; with the
     mount `admin` it is at `/NAME` of the admin listener, where there is no caller.
+
+    It may have an attribute `title` too: what it is, in a few words, for the page at `/.tailproxy/`
+    that lists the plugins of the tailnet listeners.
     """
 
     name = Attribute("Lower-case letters, digits and hyphens.")
@@ -353,5 +367,5 @@ class IResourcePlugin(IPlugin):
 
     def resource(context: PluginContext) -> IResource:
         """Any `twisted.web` resource. Called once, at start. On a tailnet listener each request
-        adapts to `IIdentity`; its body was read before, 1 MiB at most.
+        adapts to `IIdentity` and `ICaller`; its body was read before, 1 MiB at most.
         """

@@ -10,7 +10,9 @@ import click
 import tailproxy
 
 # Each command by the module that has it, under its own name.
-_COMMANDS: dict[str, str] = {}
+_COMMANDS: dict[str, str] = {
+    "whoami": "tailproxy.cli.whoami",
+}
 
 
 class Commands(click.Group):

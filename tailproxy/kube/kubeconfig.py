@@ -9,14 +9,9 @@ The file is read once, at start; the files it names are read again while we run.
 from __future__ import annotations
 
 import binascii
-import os
 from base64 import b64decode
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import attrs
-import yaml
 
 from tailproxy.kube.access import ClusterAccess, Server
 from tailproxy.kube.credentials import (
@@ -30,45 +25,16 @@ from tailproxy.kube.credentials import (
 )
 from tailproxy.kube.files import Constant, Content, WatchedFile
 from tailproxy.kube.plugin import PluginCredential, login_command
-from tailproxy.schema import ConfigError
+from tailproxy.kubeconfig import Kubeconfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-DEFAULT = Path("~/.kube/config")
+    from tailproxy.kubeconfig import Entry
+
 # Ways to log in that only the `kubernetes` client knows.
 _BY_PROGRAM = ("exec", "auth-provider")
-
-
-@attrs.frozen
-class _Entry:
-    """One named entry and the file it is in, to which its paths are relative."""
-
-    file: Path
-    section: str
-    name: str
-    body: Mapping[str, Any]
-
-    def wrong(self, message: str) -> ConfigError:
-        return ConfigError(str(self.file), f"{self.section} {self.name!r}: {message}")
-
-    def text(self, key: str) -> str:
-        value = self.body.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise self.wrong(f"{key} is not a string")
-        return value
-
-
-def kubeconfig_paths(
-    configured: Path | None, environment: Mapping[str, str] = os.environ
-) -> list[Path]:
-    """The files to read: the configured one, those of KUBECONFIG, or the one in the home folder."""
-    if configured is not None:
-        return [configured]
-    named = [Path(part) for part in environment.get("KUBECONFIG", "").split(os.pathsep) if part]
-    return named or [DEFAULT.expanduser()]
 
 
 def kubeconfig_access(
@@ -82,7 +48,11 @@ def kubeconfig_access(
     :param anonymous: without our own credential: `noauth` mode.
     :raises ConfigError: the files, or what they name, cannot be used.
     """
-    files = _Files(paths)
+    files = Kubeconfig(
+        paths,
+        "outside a cluster name one with Tailproxy.Upstream.Kubeconfig",
+        "choose one with Tailproxy.Upstream.Context",
+    )
     name = context or files.current_context()
     chosen = files.entry("context", name)
     cluster = files.entry("cluster", chosen.text("cluster"))
@@ -94,54 +64,7 @@ def kubeconfig_access(
     return ClusterAccess(_server(cluster), ca, credential)
 
 
-class _Files:
-    """Kubeconfig files, merged."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        # As kubectl does, pass over those that are not there as long as one is.
-        present = [path for path in paths if path.exists()] or list(paths[:1])
-        self._documents = [(path, _document(path)) for path in present]
-
-    def _wrong(self, message: str) -> ConfigError:
-        return ConfigError(os.pathsep.join(map(str, self._paths)), message)
-
-    def current_context(self) -> str:
-        for _, document in self._documents:
-            if document.get("current-context"):
-                return str(document["current-context"])
-        raise self._wrong("no current-context; choose one with Tailproxy.Upstream.Context")
-
-    def entry(self, section: str, name: str) -> _Entry:
-        names = []
-        for path, document in self._documents:
-            for item in document.get(f"{section}s") or ():
-                if isinstance(item, dict):
-                    names.append(str(item.get("name")))
-                    if item.get("name") == name:
-                        return _Entry(path, section, name, item.get(section) or {})
-        known = ", ".join(names) or "none"
-        raise self._wrong(f"no {section} {name!r}; there is {known}")
-
-
-def _document(path: Path) -> Mapping[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            str(path),
-            f"cannot read the kubeconfig: {error.strerror}; outside a cluster name one with"
-            " Tailproxy.Upstream.Kubeconfig",
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise ConfigError(str(path), "the kubeconfig is not YAML", line=line, column=1) from None
-    if not isinstance(document, dict):
-        raise ConfigError(str(path), "the kubeconfig is not a YAML object")
-    return document
-
-
-def _server(cluster: _Entry) -> Server:
+def _server(cluster: Entry) -> Server:
     url = cluster.text("server")
     parts = urlsplit(url)
     try:
@@ -163,7 +86,7 @@ def _server(cluster: _Entry) -> Server:
     return Server(parts.hostname, port, parts.path.rstrip("/").encode(), name)
 
 
-def _credential(user: _Entry, paths: Sequence[Path], context: str, reactor: Any) -> Credential:
+def _credential(user: Entry, paths: Sequence[Path], context: str, reactor: Any) -> Credential:
     if user.body.get("username") or user.body.get("password"):
         raise user.wrong("has a password, which API servers no longer accept; use a token")
     chain = _content(user, "client-certificate", certificates, reactor)
@@ -182,7 +105,7 @@ def _credential(user: _Entry, paths: Sequence[Path], context: str, reactor: Any)
 
 
 def _content(
-    entry: _Entry, key: str, check: Callable[[bytes], object], reactor: Any
+    entry: Entry, key: str, check: Callable[[bytes], object], reactor: Any
 ) -> Content | None:
     """What is in the entry as `KEY-data` in base64, or in the file `KEY`."""
     data = entry.text(f"{key}-data")
@@ -196,7 +119,7 @@ def _content(
     return WatchedFile(entry.file.parent / file, reactor, check) if file else None
 
 
-def _constant(entry: _Entry, key: str, content: bytes, check: Callable[[bytes], object]) -> Content:
+def _constant(entry: Entry, key: str, content: bytes, check: Callable[[bytes], object]) -> Content:
     try:
         check(content)
     except ValueError as error:

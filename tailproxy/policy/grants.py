@@ -25,6 +25,26 @@ class GrantError(ValueError):
 
 
 @attrs.frozen
+class RuleOrigin:
+    """Where a rule stands, so that whoever writes the policy finds it.
+
+    :ivar capability: the name it stands under.
+    :ivar number: its place among the caller's rules of that name, from 1.
+    :ivar service: whether it was granted on the Tailscale Service that was called, and not on the
+        proxy's node.
+    """
+
+    capability: str
+    number: int
+    service: bool = False
+
+    def __str__(self) -> str:
+        """Return words for people."""
+        end = ", granted on the Service" if self.service else ""
+        return f"rule {self.number} of {self.capability}{end}"
+
+
+@attrs.frozen
 class GrantRule:
     """One rule: what one grant of the tailnet policy says about a caller (dataplane.md 1.6).
 
@@ -32,12 +52,14 @@ class GrantRule:
     :ivar recorder_addresses: where sessions are to be recorded.
     :ivar enforce_recorder: what cannot be recorded must not run.
     :ivar enable_events: every request is to be recorded as an event.
+    :ivar origin: where it stands; rules that say the same are equal wherever they stand.
     """
 
     groups: tuple[str, ...] = ()
     recorder_addresses: tuple[AddressPort, ...] = ()
     enforce_recorder: bool = False
     enable_events: bool = False
+    origin: RuleOrigin = attrs.field(default=RuleOrigin(CAPABILITY, 1), eq=False)
 
 
 @attrs.frozen
@@ -66,32 +88,37 @@ class Grants:
         """Whether every request is to be recorded as an event."""
         return any(rule.enable_events for rule in self.rules)
 
+    def origins(self, group: str) -> tuple[RuleOrigin, ...]:
+        """Return where the rules stand that give a group."""
+        return tuple(rule.origin for rule in self.rules if group in rule.groups)
+
     def __add__(self, other: Grants) -> Grants:
         """Return the rules of both, ours first."""
         return Grants(self.rules + other.rules)
 
 
-def read_rules(cap_map: Mapping[str, Any] | None) -> Grants:
+def read_rules(cap_map: Mapping[str, Any] | None, *, service: bool = False) -> Grants:
     """Read the Kubernetes rules out of one capability map.
 
     The legacy name counts only where the present one has no rule, and then for groups alone: it
     never decides about recording (dataplane.md 1.5, 1.6).
 
     :param cap_map: ``CapMap`` of a WhoIs answer: capability name to a list of JSON values.
+    :param service: whether the answer was about a Tailscale Service.
     :raises GrantError: if one value cannot be read.
     """
     if cap_map is None:
         return Grants()
     if not isinstance(cap_map, Mapping):
         raise GrantError(f"the capability map is {_kind(cap_map)}, not an object")
-    rules = _rules_of(cap_map, CAPABILITY)
+    rules = _rules_of(cap_map, CAPABILITY, service)
     if rules:
         return Grants(rules)
-    legacy = _rules_of(cap_map, LEGACY_CAPABILITY)
-    return Grants(tuple(GrantRule(groups=rule.groups) for rule in legacy))
+    legacy = _rules_of(cap_map, LEGACY_CAPABILITY, service)
+    return Grants(tuple(GrantRule(groups=rule.groups, origin=rule.origin) for rule in legacy))
 
 
-def _rules_of(cap_map: Mapping[str, Any], name: str) -> tuple[GrantRule, ...]:
+def _rules_of(cap_map: Mapping[str, Any], name: str, service: bool) -> tuple[GrantRule, ...]:
     values = cap_map.get(name)
     if values is None:
         return ()
@@ -100,13 +127,13 @@ def _rules_of(cap_map: Mapping[str, Any], name: str) -> tuple[GrantRule, ...]:
     rules = []
     for number, value in enumerate(values, start=1):
         try:
-            rules.append(_rule(value))
+            rules.append(_rule(value, RuleOrigin(name, number, service)))
         except ValueError as error:
             raise GrantError(f"capability {name}, rule {number}: {error}") from None
     return tuple(rules)
 
 
-def _rule(value: Any) -> GrantRule:
+def _rule(value: Any, origin: RuleOrigin) -> GrantRule:
     """Read one rule the way the policy's authors know it: Go's JSON rules (dataplane.md 1.5).
 
     Keys are matched without case and taken in the order written, so a later spelling of the
@@ -128,7 +155,7 @@ def _rule(value: Any) -> GrantRule:
                 enforce = _boolean(item, key, enforce)
             case "enableevents":
                 events = _boolean(item, key, events)
-    return GrantRule(groups, addresses, enforce, events)
+    return GrantRule(groups, addresses, enforce, events, origin)
 
 
 def _groups(value: Any, before: tuple[str, ...]) -> tuple[str, ...]:

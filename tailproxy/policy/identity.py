@@ -20,6 +20,7 @@ from tailproxy.wire.addresses import unmapped
 from tailproxy.wire.http1 import CONTROL, field_lines
 
 if TYPE_CHECKING:
+    from tailproxy.policy.grants import RuleOrigin
     from tailproxy.wire.addresses import IPAddress
     from tailproxy.wire.http1 import Header
 
@@ -69,6 +70,22 @@ class Caller:
     def forwarded_for(self) -> bytes:
         """The address as the API server is told: an IPv4-mapped one as what it stands for."""
         return str(unmapped(self.address)).encode()
+
+
+@attrs.frozen
+class GroupReason:
+    """Why a caller has a group.
+
+    :ivar group: its name.
+    :ivar origins: the rules that give it; none if it is a tag of the node.
+    """
+
+    group: str
+    origins: tuple[RuleOrigin, ...]
+
+    def __str__(self) -> str:
+        """Return words for people."""
+        return " and ".join(map(str, self.origins)) or "a tag of the node"
 
 
 @attrs.frozen
@@ -128,6 +145,11 @@ class Identity:
             raise Unsendable("nobody can be acted as by these names")
         return lines
 
+    @property
+    def reasons(self) -> tuple[GroupReason, ...]:
+        """Why it has each of its groups; none for a caller without groups."""
+        return tuple(GroupReason(group, self.grants.origins(group)) for group in self.groups)
+
     def forwarded_for(self, caller: Caller) -> bytes:
         """Return the address by which the tailnet knows the caller, as the API server is told.
 
@@ -175,7 +197,7 @@ def identify(
         again = _object(service_answer, "Node", shown)
         if (again.get("StableID"), again.get("Name")) != (node.get("StableID"), node.get("Name")):
             raise _invalid(shown, "the address changed hands between two questions; try again")
-        grants += _grants(service_answer, shown)
+        grants += _grants(service_answer, shown, service=True)
     groups = grants.groups
     if tags:
         login = None
@@ -204,9 +226,9 @@ def identify(
     )
 
 
-def _grants(answer: Mapping[str, Any], node: str) -> Grants:
+def _grants(answer: Mapping[str, Any], node: str, *, service: bool = False) -> Grants:
     try:
-        return read_rules(answer.get("CapMap"))
+        return read_rules(answer.get("CapMap"), service=service)
     except GrantError as error:
         raise IdentityError(
             "invalid-grant",

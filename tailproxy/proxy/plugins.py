@@ -1,7 +1,8 @@
 """Resources of plugins, below `/.tailproxy/NAME` on the tailnet listeners.
 
 They are ordinary `twisted.web` resources: for them a request's body is read first, and a
-`twisted.web.server.Request` is made that adapts to `IIdentity`. Nobody gets here unknown.
+`twisted.web.server.Request` is made that adapts to `IIdentity` and `ICaller`. Nobody gets here
+unknown.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from twisted.web.server import Request as WebRequest
 from twisted.web.server import Site as WebSite
 
 from tailproxy.errors import ApiError
-from tailproxy.interfaces import IIdentity, ResponseHead
+from tailproxy.interfaces import ICaller, IIdentity, ResponseHead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,12 +31,13 @@ if TYPE_CHECKING:
     from tailproxy.wire.http1 import Header
 
 BODY_BYTES = 1024 * 1024
+_ROOT = b"/.tailproxy"
 
 
 class PluginsResource:
     """The root of all plugins on the tailnet listeners.
 
-    :param resources: by name.
+    :param resources: by name; the page that lists them has the empty one.
     """
 
     isLeaf = True
@@ -54,7 +56,7 @@ class PluginsResource:
         """Read the body, then let the plugin answer."""
         name = request.head.path.split(b"/", 3)[2:3]
         if not self._names.issuperset(name or (b"",)):
-            names = b", ".join(sorted(self._names)).decode("ascii")
+            names = b", ".join(sorted(self._names - {b""})).decode("ascii")
             request.refuse(
                 ApiError(404, "no-plugin", f"no plugin has this name; there are: {names}")
             )
@@ -110,8 +112,12 @@ def _render(site: WebSite, request: Request, body: bytes) -> None:
     for name, value in request.head.headers:
         web.requestHeaders.addRawHeader(name, value)
     web.setComponent(IIdentity, request.identity)
+    web.setComponent(ICaller, request.caller)
+    target = request.target
+    if request.head.path == _ROOT:
+        target = b"%b/%b" % (_ROOT, target[len(_ROOT) :])
     # As HTTP/1.0, so that the framing of the answer is left to us.
-    web.requestReceived(request.method, request.target, b"HTTP/1.0")
+    web.requestReceived(request.method, target, b"HTTP/1.0")
 
 
 class _PluginChannel:

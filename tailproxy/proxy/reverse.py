@@ -19,6 +19,7 @@ from tailproxy.interfaces import IResponseReceiver, ResponseHead, UpstreamReques
 from tailproxy.policy.decide import Mode, Refusal, decide
 from tailproxy.policy.headers import outgoing_block
 from tailproxy.policy.identity import Unsendable
+from tailproxy.proxy.hints import Hints
 from tailproxy.proxy.relay import Relay
 from tailproxy.proxy.watch import events_of
 from tailproxy.wire.http1 import response_end_to_end
@@ -61,6 +62,7 @@ class ReverseProxyResource:
         self.upstream = upstream
         self.metrics = metrics
         self.clock = clock
+        self.hints = Hints(clock) if rules.mode is not Mode.NOAUTH else None
         self._rules = rules
 
     def render(self, request: Request) -> int:
@@ -130,6 +132,7 @@ class Forwarding:
         "_clock",
         "_events",
         "_exchange",
+        "_hints",
         "_leaving",
         "_metrics",
         "_producing",
@@ -146,6 +149,7 @@ class Forwarding:
         self._upstream = proxy.upstream
         self._metrics = proxy.metrics
         self._clock = proxy.clock
+        self._hints = proxy.hints
         self._request = request
         self._session = session
         self._exchange: IExchange | None = None
@@ -210,11 +214,20 @@ class Forwarding:
 
     def response_head(self, head: ResponseHead) -> None:
         """The answer begins."""
+        if head.code == 403 and self._hints is not None:
+            head = self._with_hint(head, self._hints)
         self._request.start(head)
         if self._watch:
             self._events = events_of(head.headers)
             if self._request.draining:
                 self.drain()
+
+    def _with_hint(self, head: ResponseHead, hints: Hints) -> ResponseHead:
+        identity = self._request.identity
+        hint = hints.hint(identity) if identity is not None else None
+        if hint is None:
+            return head
+        return ResponseHead(head.code, head.reason, [*head.headers, (b"Warning", hint)])
 
     def response_body(self, chunks: Sequence[bytes]) -> None:
         """Pass a part of the body on."""

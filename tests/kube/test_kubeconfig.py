@@ -8,8 +8,9 @@ import yaml
 from twisted.internet.task import Clock
 
 from tailproxy.errors import UpstreamError
-from tailproxy.kube.kubeconfig import DEFAULT, kubeconfig_access, kubeconfig_paths
+from tailproxy.kube.kubeconfig import kubeconfig_access
 from tailproxy.kube.plugin import PluginCredential
+from tailproxy.kubeconfig import DEFAULT, kubeconfig_paths
 from tailproxy.schema import ConfigError
 from tests.kube.tls import client_pair, handshake, pem, server_context
 from tests.proxy.servers import Authority

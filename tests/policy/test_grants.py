@@ -216,3 +216,23 @@ def test_any_json_is_read_or_refused_and_nothing_else(value):
     for cap_map in (value, {CAPABILITY: value}, {CAPABILITY: [value]}):
         with suppress(GrantError):
             assert isinstance(read_rules(cap_map), Grants)
+
+
+def test_every_rule_says_where_it_stands():
+    grants = rules(groups("a"), {"enforceRecorder": False}, groups("b", "a"))
+    assert [str(rule.origin) for rule in grants.rules] == [
+        f"rule {number} of {CAPABILITY}" for number in (1, 2, 3)
+    ]
+    assert [origin.number for origin in grants.origins("a")] == [1, 3]
+    assert grants.origins("c") == ()
+
+
+def test_rules_of_the_older_name_say_so():
+    [rule] = read_rules({CAPABILITY: [], LEGACY_CAPABILITY: [groups("a")]}).rules
+    assert str(rule.origin) == f"rule 1 of {LEGACY_CAPABILITY}"
+
+
+def test_rules_that_say_the_same_are_equal_wherever_they_stand():
+    first, second = rules(groups("a"), groups("a")).rules
+    assert first.origin != second.origin
+    assert first == second

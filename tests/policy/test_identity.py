@@ -257,3 +257,39 @@ json_values = st.recursive(
 def test_any_answer_is_read_or_refused_and_nothing_else(node, profile, cap_map):
     with suppress(IdentityError):
         assert identify({"Node": node, "UserProfile": profile, "CapMap": cap_map}).user
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        pytest.param([user()], [], id="nothing"),
+        pytest.param(
+            [tagged()],
+            [("tag:ci", "a tag of the node"), ("tag:eu", "a tag of the node")],
+            id="tags",
+        ),
+        pytest.param(
+            [user("ada@corp.example", {}, groups("a"), groups("b", "a"))],
+            [
+                ("a", f"rule 2 of {CAPABILITY} and rule 3 of {CAPABILITY}"),
+                ("b", f"rule 3 of {CAPABILITY}"),
+            ],
+            id="grants",
+        ),
+        pytest.param(
+            [user(), user("ada@corp.example", groups("a"))],
+            [("a", f"rule 1 of {CAPABILITY}, granted on the Service")],
+            id="service",
+        ),
+        pytest.param(
+            [user(cap_map=LEGACY)], [("legacy", f"rule 1 of {LEGACY_CAPABILITY}")], id="legacy"
+        ),
+        pytest.param(
+            [tagged(groups("tag:ci"))], [("tag:ci", f"rule 1 of {CAPABILITY}")], id="like-a-tag"
+        ),
+    ],
+)
+def test_every_group_has_a_reason(answers, expected):
+    identity = identify(*answers)
+    assert [(reason.group, str(reason)) for reason in identity.reasons] == expected
+    assert [group for group, _ in expected] == list(identity.groups)

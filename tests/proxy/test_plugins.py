@@ -12,9 +12,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from tailproxy.interfaces import IIdentity, PluginContext
+from tailproxy.policy.grants import GrantRule, Grants
 from tailproxy.proxy.plugins import BODY_BYTES
 from tailproxy.proxy.whoami import WhoAmIPlugin
-from tests.proxy.plane import STRANGER, Plane, identity
+from tests.proxy.plane import ADA, STRANGER, Plane, identity
 from tests.proxy.servers import ClientTLS, eventually
 from tests.proxy.test_listener import Certificates
 
@@ -125,7 +126,7 @@ async def test_other_paths_go_to_the_api_server(plane, path):
     assert path in await server.receives(b"\r\n\r\n")
 
 
-@pytest.mark.parametrize("path", [b"nothing", b"", b"probeX", b"../x", b"%77hoami"])
+@pytest.mark.parametrize("path", [b"nothing", b"probeX", b"../x", b"%77hoami"])
 async def test_unknown_plugins_are_404_and_never_go_up(plane, path):
     client = await plane.client()
     client.send(get(path))
@@ -286,7 +287,11 @@ async def test_upgrades_are_refused(plane):
     assert (await client.receives(b"}")).startswith(b"HTTP/1.1 400 ")
 
 
+ORIGIN = {"capability": "tailscale.com/cap/kubernetes", "rule": 1, "grantedOn": "node"}
+
+
 async def test_whoami_describes_the_caller(plane):
+    plane.resolver.known[ADA] = identity(grants=Grants((GrantRule(groups=("dev",)),)))
     client = await plane.client()
     client.send(get(b"whoami"))
     answer = await client.receives(b"\n}\n")
@@ -301,8 +306,27 @@ async def test_whoami_describes_the_caller(plane):
             "tags": [],
             "addresses": ["100.64.0.5"],
         },
-        "rules": [],
+        "address": "100.64.0.5",
+        "groupsFrom": "grants",
+        "groupReasons": [
+            {
+                "group": "dev",
+                "reason": "rule 1 of tailscale.com/cap/kubernetes",
+                "rules": [ORIGIN],
+            }
+        ],
+        "rules": [
+            {
+                "groups": ["dev"],
+                "recorderAddrs": [],
+                "enforceRecorder": False,
+                "enableEvents": False,
+                **ORIGIN,
+            }
+        ],
+        "service": "svc:kube",
         "mode": "auth",
+        "version": "1",
         "impersonates": {"user": "ada@corp.example", "groups": ["dev"]},
     }
 

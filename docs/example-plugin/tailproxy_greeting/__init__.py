@@ -1,1 +1,0 @@
-"""A page of tailproxy that greets its caller."""

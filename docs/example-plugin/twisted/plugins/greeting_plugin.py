@@ -1,5 +1,0 @@
-"""What twisted.plugin finds."""
-
-from tailproxy_greeting.page import GreetingPlugin
-
-greeting = GreetingPlugin()
