@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
@@ -11,15 +10,9 @@ import tomllib
 
 import pytest
 import yaml
-from twisted.web.server import Request
-from twisted.web.test.requesthelper import DummyChannel
-from zope.interface.verify import verifyObject
 
 from tailproxy import config
-from tailproxy.interfaces import IIdentity, IResourcePlugin, PluginContext
 from tailproxy.policy.grants import CAPABILITY, read_rules
-from tailproxy.policy.identity import identify
-from tailproxy.testing import FakeUpstream
 from tailproxy.wire import hujson
 from tests.docs.pages import ROOT, blocks, code, every_block, every_page, text
 
@@ -89,30 +82,3 @@ def test_rights_of_the_account_are_those_the_lab_gives():
 
     account, _kubeconfig = blocks("docs/install-host.md", "yaml")
     assert rights(account) == rights(text("tests/lab/manifests/access.yaml")) != []
-
-
-def test_plugin_is_the_one_that_is_installed_end_to_end():
-    tested = importlib.import_module("tests.e2e.test_plugin")
-    (setup_cfg,) = blocks("docs/plugins.md", "ini")
-    (pyproject,) = blocks("docs/plugins.md", "toml")
-    (plugin,) = blocks("docs/plugins.md", "python")
-    assert (setup_cfg, pyproject, plugin) == (tested.SETUP, tested.PROJECT, tested.PLUGIN)
-
-
-def test_plugin_greets_its_caller():
-    (plugin,) = blocks("docs/plugins.md", "python")
-    (example,) = blocks("docs/plugins.md", "hujson")
-    names: dict = {}
-    exec(plugin, names)
-    greeting = names["greeting"]
-    assert verifyObject(IResourcePlugin, greeting)
-    given = config.parse(example, "example").tailproxy.plugins[greeting.name]
-    resource = greeting.resource(PluginContext(given, "0", "auth", FakeUpstream()))
-    request = Request(DummyChannel())
-    caller = {
-        "Node": {"Name": "laptop.example.ts.net.", "StableID": "n1"},
-        "UserProfile": {"LoginName": "alice@example.com"},
-    }
-    request.setComponent(IIdentity, identify(caller))
-    assert resource.render_GET(request) == b"good day, alice@example.com"
-    assert "`good day, alice@example.com`" in text("docs/plugins.md")

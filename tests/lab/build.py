@@ -90,6 +90,9 @@ PARTS = {
         Part("tailscaled", "tailscale", "tailscale.com/cmd/tailscaled"),
         Part("tailscale", "tailscale", "tailscale.com/cmd/tailscale"),
         Part("labcontrol", "tailscale", "."),
+        Part("gitops", "kubernetes", "./gitops"),
+        Part("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
+        Part("k9s", "k9s", "github.com/derailed/k9s"),
     )
 }
 

@@ -50,7 +50,8 @@ def _new_lab(config: pytest.Config) -> Lab:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the lab's programs before the first test, if a test wants them.
 
-    That may take half an hour, once per machine; a test's timeout does not allow for it.
+    That may take half an hour, once per machine; a test's timeout does not allow for it. Programs
+    beyond those of the lab itself are built if a test that runs has the mark ``programs``.
     """
     wanted = any("lab" in getattr(item, "fixturenames", ()) for item in session.items)
     if not wanted or session.config.option.collectonly:
@@ -59,7 +60,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with capture.global_and_fixture_disabled():
         try:
             cluster_kind(session.config.getoption("--lab-node")).check_machine()
-            build.ensure([*_new_lab(session.config).parts, *KUBECTLS.values()], progress=Progress())
+            build.ensure(
+                [
+                    *_new_lab(session.config).parts,
+                    *KUBECTLS.values(),
+                    *(
+                        name
+                        for item in session.items
+                        for mark in item.iter_markers("programs")
+                        for name in mark.args
+                    ),
+                ],
+                progress=Progress(),
+            )
         except LabError as error:
             pytest.exit(str(error), returncode=1)
 

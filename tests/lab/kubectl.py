@@ -42,11 +42,13 @@ class Kubectl:
         program, ``--kubeconfig FILE``. `Lab.kubectl_words` gives them.
     :ivar env: its environment; `Lab.environment`.
     :ivar network: where it runs, and so where `port_forward` finds its port.
+    :ivar name: what messages call it; another program that takes words likewise has its own.
     """
 
     words: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     network: Network = MACHINE
+    name: str = "kubectl"
 
     def run(
         self, *words: str, stdin: bytes = b"", timeout: float = SECONDS
@@ -66,7 +68,7 @@ class Kubectl:
             )
         except subprocess.TimeoutExpired as error:
             raise AssertionError(
-                f"kubectl {' '.join(words)} did not end in {timeout:.0f} s; so far it said: "
+                f"{self.name} {' '.join(words)} did not end in {timeout:.0f} s; so far it said: "
                 f"{brief(error.stdout or b'')!r}, and as errors: {brief(error.stderr or b'')!r}"
             ) from None
 
@@ -77,7 +79,7 @@ class Kubectl:
         """
         done = self.run(*words, stdin=stdin, timeout=timeout)
         assert done.returncode == 0, (
-            f"kubectl {' '.join(words)} ended with status {done.returncode}: "
+            f"{self.name} {' '.join(words)} ended with status {done.returncode}: "
             f"{brief(done.stderr) or brief(done.stdout)}"
         )
         return done.stdout
@@ -93,7 +95,7 @@ class Kubectl:
             leashed([*self.words, *words]), **{**streams, "env": dict(self.env), **popen}
         ) as process:
             try:
-                yield Running(f"kubectl {' '.join(words)}", process)
+                yield Running(f"{self.name} {' '.join(words)}", process)
             finally:
                 process.kill()
 
@@ -163,7 +165,7 @@ class Terminal:
     def __init__(self, kubectl: Kubectl, *words: str, rows: int = 24, columns: int = 80) -> None:
         self._master, slave = os.openpty()
         self.resize(rows, columns)
-        self.name = f"kubectl {' '.join(words)}"
+        self.name = f"{kubectl.name} {' '.join(words)}"
         self.seen = b""
         # setsid makes the terminal the controlling one: that is who gets SIGWINCH.
         self._process = subprocess.Popen(
@@ -198,18 +200,26 @@ class Terminal:
         """
         deadline = time.monotonic() + timeout
         while not (found := re.search(pattern, self.seen, re.MULTILINE)):
-            left = max(deadline - time.monotonic(), 0)
-            if not select.select([self._master], [], [], left)[0]:
+            data = self.read(max(deadline - time.monotonic(), 0))
+            if data is None:
                 return None
-            try:
-                self.seen += os.read(self._master, CHUNK)
-            except OSError:  # how Linux says that nobody has the other side
+            if not data:
                 raise AssertionError(
                     f"{self.name} ended with status {self.wait()} before it showed {pattern!r}; "
                     f"the terminal shows: {brief(self.seen)!r}"
-                ) from None
+                )
+            self.seen += data
         self.seen = self.seen[found.end() :]
         return found
+
+    def read(self, timeout: float) -> bytes | None:
+        """What it writes next; None if that takes longer than *timeout* s; nothing at its end."""
+        if not select.select([self._master], [], [], timeout)[0]:
+            return None
+        try:
+            return os.read(self._master, CHUNK)
+        except OSError:  # how Linux says that nobody has the other side
+            return b""
 
     def expect(self, pattern: bytes) -> re.Match[bytes]:
         """Read until a regular expression is found.

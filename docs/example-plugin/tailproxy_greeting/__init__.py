@@ -1,0 +1,1 @@
+"""A page of tailproxy that greets its caller."""

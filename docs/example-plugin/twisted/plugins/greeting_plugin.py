@@ -1,0 +1,5 @@
+"""What twisted.plugin finds."""
+
+from tailproxy_greeting.page import GreetingPlugin
+
+greeting = GreetingPlugin()
