@@ -27,6 +27,8 @@ html_title = f"tailproxy {release}"
 html_static_path = ["pages.css"]
 html_css_files = ["pages.css"]
 html_show_copyright = False
+# "info" in a table is what to type, quotes and all.
+smartquotes = False
 # The sources are in the repository.
 html_copy_source = False
 html_show_sourcelink = False

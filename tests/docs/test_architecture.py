@@ -6,6 +6,7 @@ import importlib
 import re
 from functools import cache
 from types import ModuleType
+from xml.etree import ElementTree as ET
 
 from tailproxy import interfaces
 from tests.docs.pages import ROOT, SOURCES, quoted, rows, text
@@ -22,6 +23,21 @@ def imported(module: str) -> ModuleType:
 def test_every_module_is_named_and_no_other():
     named = [name for row in rows("docs/architecture.md", "## Modules") for name in quoted(row[0])]
     assert sorted(named) == MODULES
+
+
+def test_the_picture_shows_what_there_is():
+    picture = ET.fromstring(text("docs/architecture.svg"))
+    shown: dict[str, list[str]] = {}
+    for each in picture.iter("{http://www.w3.org/2000/svg}text"):
+        shown.setdefault(each.get("class", ""), []).append(each.text)
+    source = "".join(text(path) for path in SOURCES)
+    for name in shown["name"]:
+        assert re.search(rf"^(?:class|def) {name}\b", source, re.MULTILINE), name
+    steps = rows("docs/architecture.md", "## The way of a request")
+    assert {code for line in shown["code"] for code in line.split()} == {
+        code for step in steps for code in re.findall(r"\d+", step[2])
+    }
+    assert picture.get("aria-labelledby") == "title words"
 
 
 def test_makers_of_interfaces_are_all_that_implement_them():

@@ -46,6 +46,11 @@ def test_every_link_leads_somewhere(page):
         assert target.is_file() or page.parent != ROOT / "docs", f"{link}: name a file in it"
 
 
+@pytest.mark.parametrize("page", every_page())
+def test_every_picture_has_words_in_its_place(page):
+    assert "![](" not in prose(page)
+
+
 def test_every_page_is_in_the_menu_once_and_found_from_the_readme():
     listed = re.findall(r"^([\w-]+)$", menu(text("docs/index.md")), re.MULTILINE)
     assert sorted(["index", *listed]) == PAGES
