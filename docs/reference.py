@@ -1,7 +1,8 @@
-"""Makes the pages that the code knows best: `python -m docs.reference`.
+"""Makes the files that the code knows best: `python -m docs.reference`.
 
 What an option, a metric or a command means is said once, where it is defined. These pages are
-the same sentences as tables; `tests/docs/test_reference.py` sees to it that they are up to date.
+the same sentences as tables, and the files of `docs.example` the same as a configuration;
+`tests/docs/test_reference.py` sees to it that they are up to date.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import json
 import re
 import string
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from docs.example import default_of, example, json_schema, nested_in, plain
 from tailproxy.cli.main import main as group
 from tailproxy.config import Config
 from tailproxy.counting import Family
 from tailproxy.metrics import Metrics
-from tailproxy.schema import Many, Nested, options
+from tailproxy.schema import Many, options
 from tailproxy.tap import Options
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     import attrs
 
-    from tailproxy.schema import Kind, Option
+    from tailproxy.schema import Option
 
 FOLDER = Path(__file__).parent
 # What the text format puts behind a family's name.
@@ -38,11 +39,13 @@ _NOTE = "<!-- Made by `python -m docs.reference`; do not edit. -->\n"
 
 
 def pages() -> dict[str, str]:
-    """The text of each page, by file name."""
+    """The text of each file, by its path in the project."""
     return {
-        "commands.md": commands(),
-        "configuration.md": configuration(),
-        "metrics.md": metrics(),
+        "docs/commands.md": commands(),
+        "docs/configuration.md": configuration(),
+        "docs/metrics.md": metrics(),
+        "etc/tailproxy.hujson": example(),
+        "etc/tailproxy.schema.json": json_schema(),
     }
 
 
@@ -116,7 +119,7 @@ def _tables(title: str, prefix: str, cls: type) -> Iterator[str]:
     yield "|---|---|---|---|"
     inner: list[tuple[str, str, type]] = []
     for field, entry in options(cls):
-        nested = _nested(entry.kind)
+        nested = nested_in(entry.kind)
         wanted = _wanted(entry)
         if nested is not None:
             path = f"{prefix}{entry.key}"
@@ -129,12 +132,6 @@ def _tables(title: str, prefix: str, cls: type) -> Iterator[str]:
         yield from _tables(title_of, path, nested)
 
 
-def _nested(kind: Kind) -> type | None:
-    if isinstance(kind, Many):
-        return _nested(kind.kind)
-    return kind.cls if isinstance(kind, Nested) else None
-
-
 def _wanted(entry: Option) -> str:
     wanted = entry.kind.wanted
     return f"{wanted}; never shown" if entry.secret else wanted
@@ -142,18 +139,14 @@ def _wanted(entry: Option) -> str:
 
 def _default(field: attrs.Attribute[Any], nested: type | None) -> str:
     """The default as it would stand in the file."""
-    value = getattr(field.default, "factory", lambda: field.default)()
+    value = default_of(field)
     if value is None:
         return "—"
     if nested is not None:
         if value == ():
             return "`[]`"
         return "one, with its defaults" if isinstance(value, tuple) else "its defaults"
-    return f"`{json.dumps(value, default=_plain)}`"
-
-
-def _plain(value: object) -> Any:
-    return value.value if isinstance(value, Enum) else str(value)
+    return f"`{json.dumps(plain(value))}`"
 
 
 def metrics() -> str:
@@ -181,9 +174,9 @@ def _filled(template: str, **parts: str) -> str:
 
 
 def main() -> int:
-    """Write the pages; say which have changed."""
+    """Write the files; say which have changed."""
     for name, text in pages().items():
-        page = FOLDER / name
+        page = FOLDER.parent / name
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
             sys.stdout.write(f"{page}\n")

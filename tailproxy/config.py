@@ -99,7 +99,11 @@ class Config:
     server_url: str | None = option("ServerURL", TEXT, "Control server, if not the hosted one.")
     local_addr: IPAddress | None = option(
         "LocalAddr",
-        parsed("an IP address", lambda text: ip_address(text.removeprefix("[").removesuffix("]"))),
+        parsed(
+            "an IP address",
+            lambda text: ip_address(text.removeprefix("[").removesuffix("]")),
+            r"^\[?[0-9A-Fa-f:.]+\]?$",
+        ),
         "Address of probes and metrics; see Tailproxy.Admin.Address.",
     )
     local_port: int = option("LocalPort", PORT, "Port of probes and metrics.", default=9002)
@@ -122,7 +126,13 @@ class Config:
     )
     static_endpoints: tuple[AddressPort, ...] = option(
         "StaticEndpoints",
-        Many(parsed('"IP:PORT", with an IPv6 address in brackets', AddressPort.parse)),
+        Many(
+            parsed(
+                '"IP:PORT", with an IPv6 address in brackets',
+                AddressPort.parse,
+                r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$",
+            )
+        ),
         "Addresses at which the node can be reached from outside.",
         default=(),
     )

@@ -16,6 +16,7 @@ import attrs
 from tailproxy.policy.decide import ClientImpersonation
 from tailproxy.schema import (
     FLAG,
+    IP_PATTERN,
     PORT,
     TEXT,
     Choice,
@@ -126,9 +127,18 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-_ADDRESS = parsed("an IP address", _address)
-_ENDPOINT = Scalar('"IP:PORT", with an IPv6 address in brackets, or a port', _endpoint)
-_PATH = parsed("the path of a file", _path)
+_ADDRESS = parsed("an IP address", _address, IP_PATTERN)
+_ENDPOINT = Scalar(
+    '"IP:PORT", with an IPv6 address in brackets, or a port',
+    _endpoint,
+    {
+        "type": ["string", "integer"],
+        "pattern": r"^(([0-9.]+|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}$",
+        "minimum": 0,
+        "maximum": 65535,
+    },
+)
+_PATH = parsed("the path of a file", _path, ".")
 
 
 @attrs.frozen
@@ -152,7 +162,7 @@ class Listener:
     )
     service: str | None = option(
         "Service",
-        parsed('the name of a Tailscale Service, such as "svc:kube"', _service),
+        parsed('the name of a Tailscale Service, such as "svc:kube"', _service, "^svc:."),
         "The Tailscale Service that this listener serves; APIServerProxy.ServiceName if left"
         " out. Its grants count beside the node's.",
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from enum import Enum
 
+    Shape = Mapping[str, Any]
+
 _OPTION = "tailproxy.option"
 # A found value is quoted up to here, so that the error stays one line.
 _SHOWN = 60
@@ -154,6 +156,10 @@ class Kind(Protocol):
     def wanted(self) -> str:
         """It, as the end of "wanted …"."""
 
+    @property
+    def shape(self) -> Shape:
+        """It as a JSON Schema (draft 7), as far as one can say it; `null` aside."""
+
     def read(self, place: Place) -> Any:
         """The value there.
 
@@ -199,6 +205,7 @@ class Scalar:
 
     wanted: str
     convert: Callable[[Any], Any]
+    shape: Shape
 
     def read(self, place: Place) -> Any:
         """The value there.
@@ -223,8 +230,8 @@ def _flag(value: Any) -> bool:
     raise ValueError
 
 
-TEXT = Scalar("a string", _text)
-FLAG = Scalar("true, false or null", _flag)
+TEXT = Scalar("a string", _text, {"type": "string"})
+FLAG = Scalar("true, false or null", _flag, {"type": "boolean"})
 
 
 def whole(low: int, high: int) -> Scalar:
@@ -235,7 +242,8 @@ def whole(low: int, high: int) -> Scalar:
             raise ValueError
         return value
 
-    return Scalar(f"a whole number from {low} to {high}", convert)
+    shape = {"type": "integer", "minimum": low, "maximum": high}
+    return Scalar(f"a whole number from {low} to {high}", convert, shape)
 
 
 def seconds(low: float = 0) -> Scalar:
@@ -246,15 +254,22 @@ def seconds(low: float = 0) -> Scalar:
             raise ValueError
         return float(value)
 
-    return Scalar(f"a number of seconds, {low:g} or more", convert)
+    shape = {"type": "number", "minimum": low}
+    return Scalar(f"a number of seconds, {low:g} or more", convert, shape)
 
 
 PORT = whole(0, 65535)
+#: What every IPv4 and IPv6 address matches.
+IP_PATTERN = r"^[0-9A-Fa-f:.]+$"
 
 
-def parsed(wanted: str, parse: Callable[[str], Any]) -> Scalar:
-    """A string that `parse` takes; it raises ValueError for any other."""
-    return Scalar(wanted, lambda value: parse(_text(value)))
+def parsed(wanted: str, parse: Callable[[str], Any], pattern: str) -> Scalar:
+    """A string that `parse` takes; it raises ValueError for any other.
+
+    :param pattern: a regular expression that all of them match, for editors.
+    """
+    shape = {"type": "string", "pattern": pattern}
+    return Scalar(wanted, lambda value: parse(_text(value)), shape)
 
 
 @attrs.frozen
@@ -268,6 +283,11 @@ class Choice:
         """The members' values."""
         *most, last = (json.dumps(member.value) for member in self.enum)
         return f"{', '.join(most)} or {last}" if most else last
+
+    @property
+    def shape(self) -> Shape:
+        """One of the members' values."""
+        return {"enum": [member.value for member in self.enum]}
 
     def read(self, place: Place) -> Enum:
         """The value there.
@@ -291,6 +311,11 @@ class Many:
         """A list, and of what."""
         return f"a list, each element {self.kind.wanted}"
 
+    @property
+    def shape(self) -> Shape:
+        """An array."""
+        return {"type": "array", "items": self.kind.shape}
+
     def read(self, place: Place) -> tuple[Any, ...]:
         """The value there.
 
@@ -312,6 +337,21 @@ class Nested:
     cls: type
     strict: bool = True
     wanted: str = "an object"
+
+    @property
+    def shape(self) -> Shape:
+        """An object; its keys as they are spelled here, each of which may also be `null`."""
+        return {
+            "type": "object",
+            "properties": {
+                entry.key: {
+                    "description": entry.doc,
+                    "anyOf": [entry.kind.shape, {"type": "null"}],
+                }
+                for _, entry in options(self.cls)
+            },
+            "additionalProperties": not self.strict,
+        }
 
     def read(self, place: Place) -> Any:
         """The value there.
@@ -368,6 +408,11 @@ class Objects:
     """An object whose keys are names and whose values are objects for somebody else to read."""
 
     wanted: str = "an object of objects, one for each name"
+
+    @property
+    def shape(self) -> Shape:
+        """An object of objects."""
+        return {"type": "object", "additionalProperties": {"type": "object"}}
 
     def read(self, place: Place) -> Mapping[str, Mapping[str, Any]]:
         """The objects as they are, by name.

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import attrs
+import jsonschema
 import pytest
 
 from tailproxy.config import Config, LogLevel, load, parse
@@ -22,6 +23,8 @@ from tailproxy.options import (
 from tailproxy.policy.decide import ClientImpersonation, Mode
 from tailproxy.schema import ConfigError, Many, MisfitError, Nested, options
 from tailproxy.wire.addresses import AddressPort
+from tailproxy.wire.hujson import HuJSONError
+from tailproxy.wire.hujson import parse as read
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "tailproxy.hujson"
 
@@ -440,3 +443,95 @@ def test_keys_that_nothing_heeds_are_named_when_they_are_set():
     text = """{"Version": "v1alpha1", "AuthKey": "k", "Hostname": "api-0", "LocalPort": 1,
         "AcceptRoutes": null, "APIServerProxy": {"IssueCerts": true, "Mode": "auth"}}"""
     assert parse(text, "x").unheeded == ("AuthKey", "Hostname", "APIServerProxy.IssueCerts")
+
+
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Draft7Validator:
+    schema = json.loads((EXAMPLE.parent / "tailproxy.schema.json").read_text("utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)
+
+
+class TestJSONSchema:
+    # What the schema cannot know, since it sees one value at a time or is stricter than need be:
+    # keys that repeat, rules between two options, numbers that JSON Schema takes for whole ones.
+    BEYOND = frozenset(
+        (
+            "files-without-chain",
+            "identities-of-one-address",
+            "identities-without-static",
+            "identity-of-nobody",
+            "key-twice",
+            "key-without-files",
+            "loopback-on-127.0.0.2",
+            "loopback-on-a-lan-address",
+            "names-without-tailnet",
+            "no-listener",
+            "plugin-twice",
+            "port-as-float",
+            "port-out-of-range",
+            "redirect-elsewhere",
+            "same-address",
+            "same-name",
+            "serve-on-127.0.0.1",
+            "serve-on-a-lan-address",
+            "serve-on-all",
+            "serve-on-all-of-6",
+            "serve-on-mapped-127.0.0.1",
+            "serve-without-address",
+            "static-on-the-tailnet",
+            "tailnet-on-all",
+            "tailnet-tls",
+        )
+    )
+
+    @classmethod
+    def spelled(cls, value, kind):
+        """The same with each known key as the schema spells it."""
+        if isinstance(kind, Many) and isinstance(value, list):
+            return [cls.spelled(each, kind.kind) for each in value]
+        if not (isinstance(kind, Nested) and isinstance(value, dict)):
+            return value
+        known = {entry.key.lower(): entry for _, entry in options(kind.cls)}
+        found = {}
+        for key, inner in value.items():
+            if key.lower() in known:
+                entry = known[key.lower()]
+                found[entry.key] = cls.spelled(inner, entry.kind)
+            else:
+                found["Version" if key.lower() == "version" else key] = inner
+        return found
+
+    def errors(self, schema, text):
+        value = self.spelled(read(text).plain(), Nested(Config))
+        return [error.message for error in schema.iter_errors(value)]
+
+    def test_the_example_fits(self, schema):
+        assert self.errors(schema, EXAMPLE.read_text("utf-8")) == []
+
+    @pytest.mark.parametrize("name", sorted(set(ACCEPTED) - {"dp_C4"}))
+    def test_what_is_accepted_fits(self, schema, name):
+        assert self.errors(schema, ACCEPTED[name][0]) == []
+
+    def test_the_operators_configuration_fits(self, schema):
+        assert self.errors(schema, OPERATOR) == []
+
+    @pytest.mark.parametrize("name", sorted({*REFUSED, *OURS_REFUSED}))
+    def test_what_is_refused_for_its_shape_does_not_fit(self, schema, name):
+        text = REFUSED[name][0] if name in REFUSED else OURS_REFUSED[name][0]
+        if name in OURS_REFUSED:
+            text = '{"Version":"v1alpha1","Tailproxy":' + text + "}"
+        try:
+            errors = self.errors(schema, text)
+        except HuJSONError:
+            return  # not even HuJSON, which an editor says by itself
+        assert bool(errors) == (name not in self.BEYOND)
+
+    def test_it_knows_every_key_and_no_other(self, schema):
+        def keys(shape):
+            for key, inner in shape.get("properties", {}).items():
+                yield key
+                for kind in inner.get("anyOf", ()):
+                    yield from keys(kind.get("items", kind))
+
+        assert sorted(keys(schema.schema)) == sorted([*_keys(Config), "Version", "v1alpha1"])

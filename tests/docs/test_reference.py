@@ -20,7 +20,7 @@ from tests.docs.pages import SOURCES, quoted, rows, text, tree
 
 @pytest.mark.parametrize("name", reference.pages())
 def test_page_is_up_to_date(name):
-    assert text(f"docs/{name}") == reference.pages()[name], "run: python -m docs.reference"
+    assert text(name) == reference.pages()[name], "run: python -m docs.reference"
 
 
 def test_keys_without_effect_are_those_that_nobody_uses():
