@@ -11,6 +11,7 @@ import tailproxy
 
 # Each command by the module that has it, under its own name.
 _COMMANDS: dict[str, str] = {
+    "rbac": "tailproxy.cli.rbac",
     "whoami": "tailproxy.cli.whoami",
 }
 

@@ -1,6 +1,7 @@
 """Whether the API server can be reached and lets us impersonate, asked again and again.
 
-It is asked over the same upstream as requests are, so a wrong certificate or a revoked token shows
+First whether we may impersonate anybody; where the account is narrower, what its rules list. It
+is asked over the same upstream as requests are, so a wrong certificate or a revoked token shows
 here as it would there. Two failures in a row make not-ready, so that one blip does not take a
 replica out of service (design.md section 7).
 """
@@ -8,7 +9,7 @@ replica out of service (design.md section 7).
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 from twisted.application.service import Service
@@ -18,10 +19,11 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError, UpstreamError
 from tailproxy.interfaces import CheckResult, IReadinessCheck, IResponseReceiver, UpstreamRequest
+from tailproxy.policy.rights import Rights, held
 from tailproxy.wire.http1 import field_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -33,8 +35,9 @@ PERIOD = 15.0
 _RETRY = 1.0
 _TIMEOUT = 5.0
 _FAILURES = 2
-_ANSWER_BYTES = 64 * 1024
-_REVIEWS = b"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+# Rules may list many names.
+_ANSWER_BYTES = 1024 * 1024
+_REVIEWS = "/apis/authorization.k8s.io/v1/"
 
 
 @implementer(IReadinessCheck)
@@ -140,30 +143,53 @@ class ApiServerReview(Service):
                 self._reached.stands(f"answers with {answer.code}")
                 return
             denied = [what for what in ("users", "groups") if not await self._may(what)]
+            rights = await self._held() if denied else Rights()
         except ApiError as error:
             self._reached.fails(error.message)
             if self._allowed is not None:
                 self._allowed.fails("cannot be asked, see apiserver")
             return
         self._reached.stands("answers and accepts our credential")
-        if denied:
+        if rights is None:
             self._allowed.fails(
                 f"the API server does not let us impersonate {' and '.join(denied)}; grant the"
-                " verb impersonate on users and groups to our account with a ClusterRole"
+                " verb impersonate on users and groups to our account with a ClusterRole, such as"
+                " `tailproxy rbac` prints"
             )
         else:
-            self._allowed.stands("we may impersonate users and groups")
+            self._allowed.stands(f"we may impersonate {rights}")
 
     async def _may(self, resource: str) -> bool:
         """Whether we may impersonate any such thing.
 
         :raises ApiError: there is no answer, or none that says it.
         """
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {"verb": "impersonate", "resource": resource}},
-        }
+        attributes = {"verb": "impersonate", "resource": resource}
+        kind = "SelfSubjectAccessReview"
+        status = await self._review(kind, {"resourceAttributes": attributes})
+        if "allowed" not in status:
+            raise _unreadable(kind)
+        return status["allowed"] is True
+
+    async def _held(self) -> Rights | None:
+        """What we may impersonate if it is not everything: what the rules of RBAC list.
+
+        :raises ApiError: there is no answer, or none that says it.
+        """
+        # A namespace must be named; rules of the whole cluster are there in any.
+        kind = "SelfSubjectRulesReview"
+        status = await self._review(kind, {"namespace": "default"})
+        try:
+            return held(status["resourceRules"] or ())
+        except (KeyError, TypeError, AttributeError):
+            raise _unreadable(kind) from None
+
+    async def _review(self, kind: str, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The status of a review of ourselves.
+
+        :raises ApiError: there is no answer, or none that can be read.
+        """
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
         body = json.dumps(review).encode()
         headers = [
             (b"Content-Type", b"application/json"),
@@ -172,19 +198,19 @@ class ApiServerReview(Service):
         bearer = self._upstream.bearer()
         if bearer is not None:
             headers.append((b"Authorization", b"Bearer " + bearer))
-        answer = await self._send(b"POST", _REVIEWS, headers, body)
+        target = f"{_REVIEWS}{kind.lower()}s".encode()
+        answer = await self._send(b"POST", target, headers, body)
         if answer.code == 401:
             raise UpstreamError(502, "credential", "it does not accept our credential (401)")
         if answer.code != 201:
-            raise UpstreamError(
-                502, "answer", f"it answers a SelfSubjectAccessReview with {answer.code}"
-            )
+            raise UpstreamError(502, "answer", f"it answers a {kind} with {answer.code}")
         try:
-            return json.loads(answer.body)["status"]["allowed"] is True
+            status = json.loads(answer.body)["status"]
         except (ValueError, KeyError, TypeError):
-            raise UpstreamError(
-                502, "answer", "its answer to a SelfSubjectAccessReview cannot be read"
-            ) from None
+            raise _unreadable(kind) from None
+        if not isinstance(status, dict):
+            raise _unreadable(kind)
+        return status
 
     async def _send(
         self, method: bytes, target: bytes, headers: Sequence[Header], body: bytes | None
@@ -199,6 +225,10 @@ class ApiServerReview(Service):
             exchange.write_body(body)
             exchange.end_body(())
         return await receiver.done.addTimeout(_TIMEOUT, self._clock, _too_late)
+
+
+def _unreadable(kind: str) -> UpstreamError:
+    return UpstreamError(502, "answer", f"its answer to a {kind} cannot be read")
 
 
 def _too_late(_: object, timeout: float) -> NoReturn:

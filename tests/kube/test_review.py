@@ -9,6 +9,7 @@ from zope.interface.verify import verifyClass, verifyObject
 from tailproxy.errors import UpstreamError
 from tailproxy.interfaces import IReadinessCheck, IResponseReceiver
 from tailproxy.kube.review import PERIOD, ApiServerReview, _Receiver
+from tailproxy.policy.rights import Rights
 from tailproxy.testing import FakeUpstream
 
 DOWN = UpstreamError(502, "connect", "connection refused")
@@ -17,13 +18,23 @@ DOWN = UpstreamError(502, "connect", "connection refused")
 ALLOWED = b'{"status": {"allowed": true}}'
 DENIED = b'{"status": {"allowed": false}}'
 
+RULES_REVIEW = b"/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+
 verifyClass(IResponseReceiver, _Receiver)
 
 
-def allow(upstream, *, users=True, groups=True):
-    """Answer a whole round."""
+def allow(upstream, *, users=True, groups=True, rules=()):
+    """Answer a whole round.
+
+    :param rules: what our account may do, if it may not impersonate everybody.
+    """
     for allowed in (users, groups):
         upstream.pending.popleft().answer(201, ALLOWED if allowed else DENIED)
+    if not (users and groups):
+        listed = upstream.pending.popleft()
+        assert listed.request.target == RULES_REVIEW
+        assert json.loads(listed.body)["kind"] == "SelfSubjectRulesReview"
+        listed.answer(201, json.dumps({"status": {"resourceRules": rules or None}}).encode())
 
 
 def fail(upstream):
@@ -97,6 +108,26 @@ def test_a_missing_right_is_named_with_the_way_to_grant_it(review, upstream, use
     assert "ClusterRole" in detail(review, "impersonation")
 
 
+@pytest.mark.parametrize(
+    ("rights", "says"),
+    [
+        (Rights(groups=("platform", "tag:ci")), "we may impersonate any user and 2 groups"),
+        (Rights(users=("a@b",)), "we may impersonate 1 user and any group"),
+        (Rights(constrained=True), "we may impersonate any user and any group, constrained"),
+    ],
+)
+def test_rights_for_some_alone_are_enough_and_are_named(review, upstream, rights, says):
+    anybody = not rights.constrained
+    allow(
+        upstream,
+        users=anybody and rights.users is None,
+        groups=anybody and rights.groups is None,
+        rules=rights.rules(),
+    )
+    assert standing(review) == {"apiserver": True, "impersonation": True}
+    assert detail(review, "impersonation") == says
+
+
 @pytest.mark.usefixtures("review")
 def test_it_is_asked_again_after_a_while(upstream, clock):
     allow(upstream)
@@ -159,9 +190,21 @@ def test_an_answer_that_says_nothing_is_a_failure(review, upstream, code, body, 
     assert part in detail(review, "apiserver")
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"status": {}}', b'{"status": {"resourceRules": 1}}', b'{"status": []}']
+)
+def test_rules_that_cannot_be_read_are_a_failure(review, upstream, body):
+    for _ in range(2):
+        upstream.pending.popleft().answer(201, DENIED)
+    upstream.pending.popleft().answer(201, body)
+    assert standing(review) == {"apiserver": False, "impersonation": False}
+    assert "SelfSubjectRulesReview cannot be read" in detail(review, "apiserver")
+
+
 def test_rights_are_only_those_that_are_allowed_in_so_many_words(review, upstream):
     for _ in range(2):
         upstream.pending.popleft().answer(201, b'{"status": {"allowed": "yes"}}')
+    upstream.pending.popleft().answer(201, b'{"status": {"resourceRules": []}}')
     assert standing(review)["impersonation"] is False
 
 
