@@ -2,6 +2,9 @@
 
 One process does everything, or a supervisor stands in front of workers: it has the ports, the
 probes and the signals; each worker has the data plane behind a door, and all that it asks.
+
+Every role can take up another configuration while it runs. What cannot work is found out before
+anything is changed, and what is under way goes on with what it began with.
 """
 
 from __future__ import annotations
@@ -10,51 +13,35 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twisted.application.service import MultiService
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+
 import tailproxy
-from tailproxy.admin.service import AdminService, admin_address, admin_site
-from tailproxy.audit.access import AccessLog, Fanout
-from tailproxy.audit.counters import RequestCounters
 from tailproxy.config import load
-from tailproxy.daemon import LogOutput, TailproxyService
-from tailproxy.extensions import plugin_resources
-from tailproxy.interfaces import DrainTimes
-from tailproxy.kube.access import in_cluster, pod_access
-from tailproxy.kube.kubeconfig import kubeconfig_access
-from tailproxy.kube.review import ApiServerReview
-from tailproxy.kubeconfig import kubeconfig_paths
-from tailproxy.metrics import Metrics
-from tailproxy.options import ListenerKind
-from tailproxy.policy.decide import Mode, Rules
-from tailproxy.proxy.doors import Entrance, FactoryDoor, ProxyHeaderDoor, SocketDoor
-from tailproxy.proxy.listener import Listener
-from tailproxy.proxy.nodelistener import NodeListener
-from tailproxy.proxy.plugins import PluginsResource
-from tailproxy.proxy.redirect import redirect_site
-from tailproxy.proxy.reverse import ReverseProxyResource
+from tailproxy.daemon import LogOutput, TailproxyService, cannot_listen
+from tailproxy.parts import Parts, kubeconfigs
 from tailproxy.proxy.service import DataPlane
-from tailproxy.proxy.site import Limits, Site
 from tailproxy.proxy.tls import ServerTLS
-from tailproxy.proxy.upstream import PoolLimits, Upstream
-from tailproxy.proxy.whois import WhoIsResource
-from tailproxy.surroundings import Surroundings
+from tailproxy.reload import Reloader
+from tailproxy.schema import ConfigError
+from tailproxy.tailnet.succession import Succession
 from tailproxy.workers.balance import Dispatcher, PassingDoor
 from tailproxy.workers.cores import cores
-from tailproxy.workers.messages import Start
+from tailproxy.workers.messages import Adopt, Start
 from tailproxy.workers.process import WorkerProcess
-from tailproxy.workers.reload import Reloader
 from tailproxy.workers.supervisor import Supervisor, WorkersCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from prometheus_client import Metric
     from twisted.application.service import Service
 
     from tailproxy.config import Config, Document
     from tailproxy.interfaces import IDoor, IReadinessCheck
-    from tailproxy.kube.access import ClusterAccess
-    from tailproxy.options import Listener as ListenerOptions
-    from tailproxy.tailnet.node import Node
+    from tailproxy.parts import Place
+    from tailproxy.proxy.listener import Listener
 
 
 def serve(document: Document, reactor: Any) -> TailproxyService:
@@ -62,245 +49,300 @@ def serve(document: Document, reactor: Any) -> TailproxyService:
 
     :raises ConfigError: something that the configuration names cannot be used.
     """
-    count = document.config.tailproxy.workers or cores()
-    parts = Parts(document.config, reactor)
-    return _alone(parts) if count == 1 else _in_front(parts, document, count)
+    role = Alone if _count(document.config) == 1 else InFront
+    return role(document, reactor).service
 
 
-def check(config: Config, reactor: Any) -> None:
+def check(document: Document, reactor: Any) -> None:
     """Make everything that the configuration names, and throw it away.
 
     :raises ConfigError: something cannot be used.
     """
-    _alone(Parts(config, reactor))
+    Alone(document, reactor)
 
 
-class Parts:
-    """What every role needs of a configuration.
+def _count(config: Config) -> int:
+    return config.tailproxy.workers or cores()
 
-    :param watched: whether this process shows how the own node stands.
-    :raises ConfigError: something that it names cannot be used.
+
+def _run(parent: MultiService, services: Sequence[Service]) -> None:
+    """Have these run below the parent, and no others. Those that do already go on."""
+    for service in list(parent):
+        if service not in services:
+            service.disownServiceParent()
+    for service in services:
+        if service.parent is not parent:
+            service.setServiceParent(parent)
+
+
+class _Role:
+    """A process that has the ports.
+
+    :param first: the configuration that it starts with.
+    :ivar service: all of it.
     """
 
-    def __init__(self, config: Config, reactor: Any, *, watched: bool = True) -> None:
-        self.config = config
+    def __init__(self, first: Document, reactor: Any) -> None:
+        self.parts = Parts(first.config, reactor)
         self.reactor = reactor
-        self.metrics = Metrics(tailproxy.__version__)
-        self.access_log = AccessLog()
-        self.tailnet = Surroundings(config, reactor, self.metrics, watched=watched)
-        self.access = _access(config, reactor)
-        self.upstream = Upstream(
-            self.access,
-            self.metrics,
+        self.output = LogOutput(first.config, reactor, self.parts.access_log)
+        path = Path(first.source).absolute()
+        self.reloader = Reloader(
+            first,
+            partial(load, str(path)),
+            lambda config: [path, *kubeconfigs(config)],
+            self.adopt,
+            self.parts.metrics,
             reactor,
-            PoolLimits(connect_seconds=config.tailproxy.limits.connect_seconds),
         )
-        self.plugins = plugin_resources(config, self.upstream)
+        self.begin(first)
+        ways = self.parts.ways(self.doors(self.parts))
+        self.ports: dict[Place, Listener] = {
+            place: self.parts.listener(place, way) for place, way in ways.items()
+        }
+        self.parts.follow_node(self.ports.values())
+        self._plane = DataPlane(self.connections, self.parts.upstream, list(self.ports.values()))
+        self.service = TailproxyService(
+            first.config, reactor, self.output, self._plane, self.reloader, self.kill
+        )
+        self._settle()
 
-    def site(self) -> Site:
-        """Where connections become answers."""
-        mode, limits = self.config.api_server_proxy.mode, self.config.tailproxy.limits
-        root = WhoIsResource(
-            self.tailnet.resolver,
-            ReverseProxyResource(
-                self.upstream,
-                Rules(mode, self.config.tailproxy.client_impersonation),
-                self.metrics,
-                self.reactor,
-            ),
-            PluginsResource(self.plugins["tailnet"]),
-        )
-        return Site(
-            root,
-            Fanout((self.access_log, RequestCounters(self.metrics, mode))),
-            self.metrics,
-            self.reactor,
-            _drain_times(self.config),
-            Limits(limits.header_bytes, limits.header_seconds, limits.idle_seconds),
-        )
-
-    def doors(self, site: Site) -> dict[str, IDoor]:
-        """The way into a site for each listener, by its label."""
-        certificates = self.tailnet.certificates
-        tls = ServerTLS(certificates) if certificates is not None else None
-        found: dict[str, IDoor] = {}
-        for listener in self.config.tailproxy.listeners:
-            entrance = Entrance(
-                self.reactor,
-                site,
-                listener.label,
-                tls if listener.own_tls else None,
-                listener.service or self.config.api_server_proxy.service_name,
+    def _settle(self) -> None:
+        """Run what the parts that are in force say, and show how it stands."""
+        parts, review, admin = self.parts, self.parts.review(), self.parts.admin()
+        if admin is not None:
+            checks = (
+                *parts.tailnet.checks,
+                *self.checks(parts),
+                self._plane,
+                self.reloader,
+                *review.checks,
             )
-            if listener.kind is ListenerKind.SERVE:
-                doorkeeper = self.tailnet.doorkeeper
-                found[listener.label] = ProxyHeaderDoor(entrance, self.metrics, doorkeeper)
-            else:
-                local = listener.kind is ListenerKind.LOOPBACK
-                found[listener.label] = SocketDoor(entrance, local=local)
-        return found
+            admin.show(parts.pages(checks, self.collect))
+        services = [*parts.tailnet.services, *self.services, self._plane, review, self.reloader]
+        _run(self.service, services if admin is None else [*services, admin])
 
-    def listeners(self, doors: Mapping[str, IDoor]) -> list[Listener]:
-        """The ports in front of the doors, and those that redirect to them."""
-        found: list[Listener] = []
-        for listener in self.config.tailproxy.listeners:
-            port = listener.endpoint.port
-            found += self._ports(listener, listener.label, port, doors[listener.label])
-        return found
+    async def adopt(self, document: Document) -> None:
+        """Take up another configuration, without ending any connection.
 
-    def redirects(self) -> list[Listener]:
-        """The ports that lead to https."""
-        found: list[Listener] = []
-        for listener in self.config.tailproxy.listeners:
-            if listener.redirect:
-                door = FactoryDoor(self.reactor, redirect_site(listener.endpoint.port))
-                found += self._ports(listener, f"{listener.label}-redirect", 80, door)
-        return found
+        :raises ConfigError: it cannot be used; everything is as it was.
+        """
+        before = self.parts
+        parts = Parts(document.config, self.reactor, before)
+        ways = parts.ways(self.doors(parts))
+        ports = {
+            place: self.ports.get(place) or parts.listener(place, way)
+            for place, way in ways.items()
+        }
+        opened: list[Any] = [port for place, port in ports.items() if place not in self.ports]
+        for port in opened:
+            port.hold(held=True)
+        admin = parts.admin()
+        if admin is not None and admin.parent is None:
+            opened.append(admin)
+        try:
+            for each in opened:
+                each.privilegedStartService()
+            await self.tell(document)
+        except CannotListenError as error:
+            _close(opened)
+            raise ConfigError(document.source, cannot_listen(error)) from error
+        except ConfigError:
+            _close(opened)
+            raise
+        if self.connections.draining:
+            _close(opened)
+            return
+        self.parts = parts
+        for place, way in ways.items():
+            if place in self.ports:
+                self.ports[place].lead_to(way.door, way.label)
+        self.ports = ports
+        stayed = parts.tailnet is before.tailnet
+        parts.follow_node(port for port in ports.values() if port in opened or not stayed)
+        self.output.adopt(document.config)
+        self.adopted(parts)
+        for port in ports.values():
+            port.hold(held=self.held)
+        self._plane.adopt(parts.upstream, list(ports.values()))
+        self._settle()
 
-    def _ports(
-        self, listener: ListenerOptions, name: str, port: int, door: IDoor
-    ) -> list[Listener]:
-        if listener.endpoint.host is not None:
-            return [Listener(self.reactor, name, [str(listener.endpoint.host)], port, door)]
-        if self.tailnet.monitor is None:
-            return []
-        follower = NodeListener(self.reactor, name, port, door)
-        self.tailnet.monitor.watch(_following(follower))
-        return [follower]
+    # What differs from role to role:
 
-    def review(self) -> ApiServerReview:
-        """What asks whether the API server is there."""
-        impersonate = self.config.api_server_proxy.mode is Mode.AUTH
-        return ApiServerReview(self.upstream, self.reactor, impersonate=impersonate)
+    connections: Any
+    #: Whether connections are to wait in the kernel's backlog.
+    held = False
+    #: Run besides what the parts name.
+    services: Sequence[Service]
+    #: All metrics, as they are now.
+    collect: Callable[[], Awaitable[Iterable[Metric]]]
 
-    def admin(
-        self,
-        checks: Iterable[IReadinessCheck],
-        metrics: Callable[[], Awaitable[Iterable[Metric]]],
-    ) -> AdminService | None:
-        """The port of probes and metrics, if there is to be one."""
-        if not self.config.admin_enabled:
-            return None
-        pages = admin_site(
-            tailproxy.__version__,
-            tuple(checks),
-            self.tailnet.has_address,
-            metrics,
-            self.tailnet.usermetrics,
-            self.plugins["admin"],
-        )
-        return AdminService(self.reactor, pages, *admin_address(self.config))
+    def begin(self, first: Document) -> None:
+        """Make what there is once only."""
+        raise NotImplementedError
+
+    def doors(self, parts: Parts) -> dict[str, IDoor]:
+        """Where the connections of each listener go, by its label."""
+        raise NotImplementedError
+
+    def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
+        """Readiness checks of the role's own."""
+        raise NotImplementedError
+
+    async def tell(self, document: Document) -> None:
+        """Have other processes take up the configuration.
+
+        :raises ConfigError: one of them cannot; then none of them has.
+        """
+
+    def adopted(self, parts: Parts) -> None:
+        """The parts are in force."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End other processes at once."""
 
 
-def _alone(parts: Parts) -> TailproxyService:
+class Alone(_Role):
     """One process that does everything."""
-    site, review, tailnet = parts.site(), parts.review(), parts.tailnet
-    plane = DataPlane(
-        site, parts.upstream, [*parts.listeners(parts.doors(site)), *parts.redirects()]
-    )
-    return TailproxyService(
-        parts.config,
-        parts.reactor,
-        LogOutput(parts.config, parts.reactor, parts.access_log),
-        [parts.access, *tailnet.services, *tailnet.certificate_services, review],
-        plane,
-        parts.admin(
-            (*tailnet.checks, *tailnet.certificate_checks, plane, *review.checks),
-            parts.metrics.collect,
-        ),
-    )
+
+    _log = Logger()
+
+    def begin(self, first: Document) -> None:
+        """See `_Role.begin`."""
+        self._certificates = Succession(self.parts.certificates)
+        self._tls = ServerTLS(self._certificates)
+        self.connections = self.parts.site()
+        self.services = (self._certificates,)
+        self.collect = self.parts.metrics.collect
+
+    def doors(self, parts: Parts) -> dict[str, IDoor]:
+        """See `_Role.doors`."""
+        return parts.doors(self.connections, self._tls)
+
+    def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
+        """See `_Role.checks`."""
+        return () if parts.certificates is None else (self._certificates,)
+
+    def adopted(self, parts: Parts) -> None:
+        """See `_Role.adopted`."""
+        self._certificates.adopt(parts.certificates)
+        parts.furnish(self.connections)
+        if _count(parts.config) != 1:
+            self._log.warn("Tailproxy.Workers in the configuration: no effect before a restart")
 
 
-def _in_front(parts: Parts, document: Document, count: int) -> TailproxyService:
+class InFront(_Role):
     """The supervisor: everything but the data plane and its certificates."""
-    config, reactor, metrics = parts.config, parts.reactor, parts.metrics
-    review, tailnet = parts.review(), parts.tailnet
-    output = LogOutput(config, reactor, parts.access_log)
-    listeners: list[Listener] = []
 
-    def hold(held: bool) -> None:
-        for listener in listeners:
-            listener.hold(held=held)
+    def begin(self, first: Document) -> None:
+        """See `_Role.begin`."""
+        self._current = first
+        self._dispatcher = Dispatcher(self._hold)
+        self._supervisor = self.connections = Supervisor(
+            self.reactor,
+            _count(first.config),
+            self._launch,
+            self._dispatcher,
+            self.parts.metrics,
+        )
+        self.services = (self._supervisor,)
+        self.collect = self._supervisor.collect
 
-    def launch(number: int, chief: Supervisor) -> WorkerProcess:
-        current = reloader.current
-        times = _drain_times(current.config)
+    def _hold(self, held: bool) -> None:
+        self.held = held
+        for port in self.ports.values():
+            port.hold(held=held)
+
+    def _launch(self, number: int, chief: Supervisor) -> WorkerProcess:
+        start = Start(
+            number=number,
+            version=tailproxy.__version__,
+            source=self._current.source,
+            text=self._current.text,
+            log=self.output.form(self._current.config),
+        )
+        times = self.parts.drain_times
         worker = WorkerProcess(
-            reactor,
-            Start(
-                number=number,
-                version=tailproxy.__version__,
-                source=current.source,
-                text=current.text,
-                first=document.text,
-                log=output.format,
-            ),
-            max(times.requests, times.streams),
-            chief,
-            output.write,
+            self.reactor, start, max(times.requests, times.streams), chief, self.output.write
         )
         worker.spawn()
         return worker
 
-    read = partial(load, str(Path(document.source).absolute()))
-    reloader = Reloader(document, read, partial(check, reactor=reactor), metrics)
-    dispatcher = Dispatcher(hold)
-    supervisor = Supervisor(reactor, count, launch, dispatcher, metrics)
-    labels = [listener.label for listener in config.tailproxy.listeners]
-    listeners += parts.listeners({label: PassingDoor(label, dispatcher) for label in labels})
-    plane = DataPlane(supervisor, parts.upstream, [*listeners, *parts.redirects()])
-    certificates = [WorkersCheck(it.name, supervisor) for it in tailnet.certificate_checks]
-    return TailproxyService(
-        config,
-        reactor,
-        output,
-        [parts.access, *tailnet.services, review, supervisor],
-        plane,
-        parts.admin(
-            (*tailnet.checks, *certificates, plane, supervisor, *review.checks),
-            supervisor.collect,
-        ),
-        (supervisor, reloader),
-    )
+    def doors(self, parts: Parts) -> dict[str, IDoor]:
+        """See `_Role.doors`."""
+        labels = [listener.label for listener in parts.config.tailproxy.listeners]
+        return {label: PassingDoor(label, self._dispatcher) for label in labels}
+
+    def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
+        """See `_Role.checks`."""
+        if parts.certificates is None:
+            return (self._supervisor,)
+        return WorkersCheck(Succession.name, self._supervisor), self._supervisor
+
+    async def tell(self, document: Document) -> None:
+        """See `_Role.tell`. Workers that are started meanwhile start with the new one."""
+        before, self._current = self._current, document
+        problem = await self._supervisor.adopt(self._order(document))
+        if problem:
+            self._current = before
+            await self._supervisor.adopt(self._order(before))
+            raise ConfigError(document.source, problem)
+
+    def _order(self, document: Document) -> Adopt:
+        return Adopt(document.source, document.text, self.output.form(document.config))
+
+    def adopted(self, parts: Parts) -> None:
+        """See `_Role.adopted`."""
+        times = parts.drain_times
+        for worker in self._supervisor.workers:
+            worker.patience = max(times.requests, times.streams)
+        self._supervisor.resize(_count(parts.config))
+
+    def kill(self) -> None:
+        """See `_Role.kill`."""
+        self._supervisor.kill()
+
+
+def _close(opened: Iterable[Any]) -> None:
+    for each in opened:
+        each.stopService()
 
 
 class DataPlaneOnly:
     """A worker's parts: the data plane behind its doors, and what that asks.
 
-    :ivar services: what the data plane needs, in the order of their start.
-    :ivar checks: what must be well before connections are welcome.
+    :ivar services: what the data plane needs.
+    :ivar doors: by label of the listener.
     """
 
     def __init__(self, config: Config, reactor: Any) -> None:
-        parts = Parts(config, reactor, watched=False)
-        tailnet = parts.tailnet
-        self.metrics = parts.metrics
-        self.access_log = parts.access_log
-        self.site = parts.site()
-        self.doors = parts.doors(self.site)
-        self.plane = DataPlane(self.site, parts.upstream, ())
-        self.checks: list[IReadinessCheck] = tailnet.certificate_checks
-        self.services: list[Service] = [
-            parts.access,
-            *tailnet.services,
-            *tailnet.certificate_services,
-        ]
+        self._reactor = reactor
+        self._parts = Parts(config, reactor, watched=False)
+        self._certificates = Succession(self._parts.certificates)
+        self._tls = ServerTLS(self._certificates)
+        self.metrics = self._parts.metrics
+        self.access_log = self._parts.access_log
+        self.site = self._parts.site()
+        self.doors = self._parts.doors(self.site, self._tls)
+        self.plane = DataPlane(self.site, self._parts.upstream, ())
+        self.services = MultiService()
+        _run(self.services, [*self._parts.tailnet.services, self._certificates])
 
+    @property
+    def checks(self) -> Sequence[IReadinessCheck]:
+        """What must be well before connections are welcome."""
+        return () if self._parts.certificates is None else (self._certificates,)
 
-def _drain_times(config: Config) -> DrainTimes:
-    drain = config.tailproxy.drain
-    return DrainTimes(drain.requests, drain.streams)
+    def adopt(self, config: Config) -> None:
+        """Take up another configuration, without ending any connection.
 
-
-def _access(config: Config, reactor: Any) -> ClusterAccess:
-    """The way to the API server: as configured, else in the cluster, else by a kubeconfig."""
-    upstream = config.tailproxy.upstream
-    anonymous = config.api_server_proxy.mode is Mode.NOAUTH
-    if upstream.kubeconfig is None and upstream.context is None and in_cluster():
-        return pod_access(reactor, anonymous=anonymous)
-    paths = kubeconfig_paths(upstream.kubeconfig)
-    return kubeconfig_access(paths, upstream.context, reactor, anonymous=anonymous)
-
-
-def _following(listener: NodeListener) -> Callable[[Node], None]:
-    return lambda node: listener.follow(node.addresses)
+        :raises ConfigError: it cannot be used; everything is as it was.
+        """
+        parts = self._parts = Parts(config, self._reactor, self._parts, watched=False)
+        self._certificates.adopt(parts.certificates)
+        parts.furnish(self.site)
+        # Connections to a listener that is closed now may still be on their way here.
+        self.doors = {**self.doors, **parts.doors(self.site, self._tls)}
+        self.plane.adopt(parts.upstream, ())
+        _run(self.services, [*parts.tailnet.services, self._certificates])

@@ -16,21 +16,18 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 
-from tailproxy.audit.access import access_line
-from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
+from tailproxy.audit.writer import LogWriter
 from tailproxy.options import LogFormat
 from tailproxy.reactor import settle
 from tailproxy.workers.lines import events
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from tailproxy.admin.service import AdminService
     from tailproxy.audit.access import AccessLog
     from tailproxy.config import Config
     from tailproxy.proxy.service import DataPlane
-    from tailproxy.workers.reload import Reloader
-    from tailproxy.workers.supervisor import Supervisor
+    from tailproxy.reload import Reloader
 
 
 class LogOutput:
@@ -38,34 +35,41 @@ class LogOutput:
 
     :param access_log: writes where everything else is written.
     :ivar twistd: its own options; none yet while the service is being made.
-    :ivar format: of the lines: `json` or `text`.
     """
 
     def __init__(self, config: Config, reactor: Any, access_log: AccessLog) -> None:
         self.twistd: Mapping[str, Any] = {}
         self._config = config
         self._access_log = access_log
-        self.format = "json"
         self._reactor = reactor
         self._stream: IO[str] | None = None
-        self._observer: LineObserver | None = None
+        self._writer: LogWriter | None = None
 
     def observer(self) -> ILogObserver:
         """What writes the events of this process."""
-        stream, wanted = self._opened(), self._config.tailproxy.log.format
-        if wanted is LogFormat.TEXT or (wanted is LogFormat.AUTO and _is_terminal(stream)):
-            self.format = "text"
-        line = text_line if self.format == "text" else json_line
-        observer = self._observer = LineObserver(stream, line, self._reactor)
-        self._reactor.addSystemEventTrigger("after", "shutdown", observer.close)
+        self._stream = self._opened()
         level = self._config.log_level.value
-        self._access_log.write_to(observer, access_line(self.format, level))
-        return filtered(observer, level)
+        form = self.form(self._config)
+        self._writer = LogWriter(self._stream, self._access_log, self._reactor, form, level)
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._writer.close)
+        return self._writer.observer
+
+    def form(self, config: Config) -> str:
+        """Of the lines: `json` or `text`. Where somebody else logs, workers' lines are JSON."""
+        wanted = config.tailproxy.log.format
+        on_terminal = wanted is LogFormat.AUTO and _is_terminal(self._stream)
+        text = self._stream is not None and (wanted is LogFormat.TEXT or on_terminal)
+        return "text" if text else "json"
+
+    def adopt(self, config: Config) -> None:
+        """Write lines as this configuration says from now on."""
+        if self._writer is not None:
+            self._writer.write_as(self.form(config), config.log_level.value)
 
     def flush(self) -> None:
         """Write what was to be written in a moment."""
-        if self._observer is not None:
-            self._observer.flush()
+        if self._writer is not None:
+            self._writer.flush()
 
     def write(self, block: bytes) -> None:
         """Write lines that a worker has made; where somebody else logs, as events again."""
@@ -81,19 +85,21 @@ class LogOutput:
         """Standard error if twistd was told nothing else and stays in the foreground."""
         logfile = self.twistd.get("logfile")
         if logfile == "-":
-            self._stream = sys.stdout
-        elif logfile or not self.twistd.get("nodaemon", True):
-            self._stream = cast("IO[str]", LogFile.fromFullPath(logfile or "twistd.log"))
-        else:
-            self._stream = sys.stderr
-        return self._stream
+            return sys.stdout
+        if logfile or not self.twistd.get("nodaemon", True):
+            return cast("IO[str]", LogFile.fromFullPath(logfile or "twistd.log"))
+        return sys.stderr
 
 
 class TailproxyService(MultiService):
     """The whole service. It starts from the bottom up and leaves from the top down.
 
+    Its parts are put below it by `tailproxy.assembly`, in the order of their start.
+
     :param output: says where the log goes.
-    :param parts: all but the data plane and the admin port, in the order of their start.
+    :param plane: is left first.
+    :param reloader: is told of SIGHUP.
+    :param kill: ends other processes at once.
     """
 
     _log = Logger()
@@ -103,20 +109,18 @@ class TailproxyService(MultiService):
         config: Config,
         reactor: Any,
         output: LogOutput,
-        parts: Sequence[Service],
         plane: DataPlane,
-        admin: AdminService | None,
-        workers: tuple[Supervisor, Reloader] | None = None,
+        reloader: Reloader,
+        kill: Callable[[], None],
     ) -> None:
         super().__init__()
         self._config = config
         self._reactor = reactor
         self._output = output
         self._plane = plane
-        self._workers = workers
+        self._reloader = reloader
+        self._kill = kill
         self._twistd: Mapping[str, Any] = {}
-        for part in (*parts, plane, *((admin,) if admin is not None else ())):
-            part.setServiceParent(self)
 
     def run_by(self, twistd: Mapping[str, Any]) -> None:
         """Take note of twistd's own options."""
@@ -147,8 +151,7 @@ class TailproxyService(MultiService):
                 # twistd hands the message to the terminal it was started from.
                 raise
             _forget_pid(self._twistd)
-            reason = os.strerror(error.socketError.errno or 0)
-            _say(f"cannot listen on {error.interface or 'any address'} port {error.port}: {reason}")
+            _say(cannot_listen(error))
             raise SystemExit(1) from error
 
     def startService(self) -> None:
@@ -168,20 +171,14 @@ class TailproxyService(MultiService):
         # well, and would not hear a second one (spec/dataplane.md 2.11).
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._reactor.callFromThread(self._leave))
-        if self._workers is not None:
-            supervisor, reloader = self._workers
-            signal.signal(
-                signal.SIGHUP,
-                lambda *_: self._reactor.callFromThread(reloader.reload, supervisor),
-            )
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reloader.reload))
 
     def _leave(self) -> None:
         if self.running:
             self._log.info("leaving; a second signal ends everything at once")
             self._reactor.stop()
         else:
-            if self._workers is not None:
-                self._workers[0].kill()
+            self._kill()
             _forget_pid(self._twistd)
             self._output.flush()
             _say("ended by a second signal")
@@ -198,13 +195,19 @@ class TailproxyService(MultiService):
         await DeferredList([maybeDeferred(service.stopService) for service in others])
 
 
+def cannot_listen(error: CannotListenError) -> str:
+    """Why a port cannot be opened, with the port's name."""
+    reason = os.strerror(error.socketError.errno or 0)
+    return f"cannot listen on {error.interface or 'any address'} port {error.port}: {reason}"
+
+
 def _say(message: str) -> None:
     """One line on the real standard error: twistd has made log events of `sys.stderr` by now."""
     os.write(2, f"tailproxy: {message}\n".encode())
 
 
-def _is_terminal(stream: IO[str]) -> bool:
-    return stream in {sys.stdout, sys.stderr} and stream.isatty()
+def _is_terminal(stream: IO[str] | None) -> bool:
+    return stream is not None and stream in {sys.stdout, sys.stderr} and stream.isatty()
 
 
 def _forget_pid(twistd: Mapping[str, Any]) -> None:

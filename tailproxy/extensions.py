@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.plugin import getPlugins
 
@@ -14,15 +15,29 @@ from tailproxy.proxy.whoami import WhoAmIPlugin
 from tailproxy.schema import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.web.resource import IResource
 
     from tailproxy.config import Config
     from tailproxy.interfaces import IUpstream
 
+    class Keep(Protocol):
+        """Gives back what was made before of the same, or makes it."""
+
+        def __call__(self, name: str, of: object, make: Callable[[], IResource]) -> IResource:
+            """The thing of that name.
+
+            :param of: what it is made of.
+            """
+
+
 _NAME = re.compile(r"[a-z0-9-]+")
 
 
-def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str, IResource]]:
+def plugin_resources(
+    config: Config, upstream: IUpstream, keep: Keep
+) -> dict[str, dict[str, IResource]]:
     """The resources of all plugins, by mount and name, and the page that lists those of the tailnet
     listeners under the empty name.
 
@@ -48,7 +63,9 @@ def plugin_resources(config: Config, upstream: IUpstream) -> dict[str, dict[str,
                 f"plugin {plugin.name}", f"its mount is {plugin.mount!r}, wanted tailnet or admin"
             )
         try:
-            found[plugin.mount][plugin.name] = plugin.resource(context)
+            found[plugin.mount][plugin.name] = keep(
+                f"plugin {plugin.name}", context, partial(plugin.resource, context)
+            )
         except Exception as error:
             raise ConfigError(
                 f"plugin {plugin.name}",

@@ -366,6 +366,8 @@ class IResourcePlugin(IPlugin):
     mount = Attribute("`tailnet` or `admin`.")
 
     def resource(context: PluginContext) -> IResource:
-        """Any `twisted.web` resource. Called once, at start. On a tailnet listener each request
-        adapts to `IIdentity` and `ICaller`; its body was read before, 1 MiB at most.
+        """Any `twisted.web` resource. Called at start, and again after a reload that changes what
+        the context says; requests under way keep the resource that they have. On a tailnet
+        listener each request adapts to `IIdentity` and `ICaller`; its body was read before, 1 MiB
+        at most.
         """

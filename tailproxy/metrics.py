@@ -133,9 +133,14 @@ class Metrics:
             "Worker processes that were started because one had ended.",
             registry=registry,
         )
+        self.config_reload_time = Gauge(
+            "tailproxy_config_last_reload_success_timestamp_seconds",
+            "When the configuration that is in force was read, in seconds since 1970.",
+            registry=registry,
+        )
         self.config_reloaded = Gauge(
             "tailproxy_config_last_reload_successful",
-            "0 while a configuration that was read again could not be used; only with workers.",
+            "0 while a configuration that was read again could not be used.",
             registry=registry,
         )
         self.draining = Gauge(

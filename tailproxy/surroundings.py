@@ -1,4 +1,6 @@
-"""What has to do with the tailnet, put together: tailscaled, or a table in its place."""
+"""What has to do with the tailnet, put together: tailscaled, or a table in its place; and the
+certificates, which mostly come from there.
+"""
 
 from __future__ import annotations
 
@@ -21,69 +23,67 @@ from tailproxy.tailnet.resolver import TailscaledResolver
 from tailproxy.tailnet.static import StaticCaller, StaticResolver
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from twisted.application.service import Service
 
     from tailproxy import options
-    from tailproxy.config import Config
-    from tailproxy.interfaces import ICertificateSource, IIdentityResolver, IReadinessCheck
+    from tailproxy.interfaces import IIdentityResolver, IReadinessCheck
     from tailproxy.metrics import Metrics
+    from tailproxy.wire.addresses import IPAddress
 
 
 class Surroundings:
     """The parts that know the tailnet.
 
+    :param tailscaled: where it is.
+    :param chosen: who says who calls.
     :param watched: whether somebody here shows how the own node stands, or listens on its
         addresses.
+    :param issues: whether certificates come from there.
 
+    :ivar api: asks tailscaled.
     :ivar resolver: says who calls.
-    :ivar certificates: for listeners that end TLS themselves.
     :ivar doorkeeper: of `serve` listeners; None with the static resolver.
     :ivar monitor: of the own node; None where nobody asks how it stands.
     :ivar services: in the order of their start.
     :ivar checks: for readiness.
-    :ivar certificate_services: those of the certificates, to be started behind the others.
-    :ivar certificate_checks: for readiness too.
     """
 
-    def __init__(self, config: Config, reactor: Any, metrics: Metrics, *, watched: bool) -> None:
+    def __init__(
+        self,
+        tailscaled: options.Tailscaled,
+        chosen: options.Resolver,
+        reactor: Any,
+        metrics: Metrics,
+        *,
+        watched: bool,
+        issues: bool,
+    ) -> None:
         self.services: list[Service] = []
         self.checks: list[IReadinessCheck] = []
-        self.certificate_services: list[Service] = []
-        self.certificate_checks: list[IReadinessCheck] = []
         self.monitor: NodeMonitor | None = None
         self.usermetrics: Any = None
         self.doorkeeper: TailscaledOnly | None = None
-        api = LocalAPI(reactor, str(config.tailproxy.tailscaled.socket))
-        needs_certificates = any(listener.own_tls for listener in config.tailproxy.listeners)
-        static = config.tailproxy.resolver.kind is ResolverKind.STATIC
+        self.api = LocalAPI(reactor, str(tailscaled.socket))
+        static = chosen.kind is ResolverKind.STATIC
         self.resolver: IIdentityResolver
         if static:
-            self.resolver = _static_resolver(config.tailproxy.resolver)
+            self.resolver = _static_resolver(chosen)
         else:
-            self.resolver = TailscaledResolver(reactor, api, metrics)
-            self.doorkeeper = TailscaledOnly(config.tailproxy.tailscaled.socket)
-        issued = (
-            needs_certificates and config.tailproxy.certificates.source is CertificatesFrom.TAILNET
-        )
-        if not static or issued:
-            self.usermetrics = api.usermetrics
-            bus = BusWatcher(reactor, api)
+            self.resolver = TailscaledResolver(reactor, self.api, metrics)
+            self.doorkeeper = TailscaledOnly(tailscaled.socket)
+        if not static or issues:
+            self.usermetrics = self.api.usermetrics
+            bus = BusWatcher(reactor, self.api)
             if isinstance(self.resolver, TailscaledResolver):
                 bus.subscribe(self.resolver)
-            if watched or issued:
-                self.monitor = NodeMonitor(reactor, api)
+            if watched or issues:
+                self.monitor = NodeMonitor(reactor, self.api)
                 bus.subscribe(self.monitor)
                 self.services.append(self.monitor)
                 self.checks.append(self.monitor)
             self.services.append(bus)
-        self.certificates: ICertificateSource | None = None
-        if needs_certificates:
-            source = _certificates(config.tailproxy, reactor, api, metrics)
-            if isinstance(source, TailnetCertificates) and self.monitor is not None:
-                self.monitor.watch(source.node_changed)
-            self.certificates = source
-            self.certificate_services.append(source)
-            self.certificate_checks.append(source)
 
     def has_address(self) -> bool:
         """Whether the node has an address; without a tailnet there is nothing to wait for."""
@@ -102,17 +102,27 @@ def _static_resolver(resolver: options.Resolver) -> StaticResolver:
         raise ConfigError("Tailproxy.Resolver.Identities", str(error)) from error
 
 
-def _certificates(
-    config: options.Tailproxy, reactor: Any, api: LocalAPI, metrics: Metrics
+def certificate_source(
+    certificates: options.Certificates,
+    hosts: Sequence[IPAddress],
+    tailnet: Surroundings,
+    reactor: Any,
+    metrics: Metrics,
 ) -> TailnetCertificates | FileCertificates | SelfSigned:
-    certificates = config.certificates
+    """Where the certificates come from that listeners show.
+
+    :param hosts: the addresses of listeners, for a certificate of our own making.
+    :raises ConfigError: the files cannot be used.
+    """
     if certificates.source is CertificatesFrom.TAILNET:
         names = [name.lower() for name in certificates.names]
-        return TailnetCertificates(reactor, api, metrics, names)
+        source = TailnetCertificates(reactor, tailnet.api, metrics, names)
+        if tailnet.monitor is not None:
+            tailnet.monitor.watch(source.node_changed)
+        return source
     try:
         if certificates.chain is not None and certificates.key is not None:
             return FileCertificates(reactor, certificates.chain, certificates.key, metrics)
     except CertificateError as error:
         raise ConfigError("Tailproxy.Certificates", str(error)) from error
-    hosts = [listener.endpoint.host for listener in config.listeners]
-    return SelfSigned([host for host in hosts if host is not None], metrics)
+    return SelfSigned(hosts, metrics)

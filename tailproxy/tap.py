@@ -68,7 +68,7 @@ class Options(usage.Options):
         try:
             self.document = load(source)
             if self["check"]:
-                check(self.document.config, _reactor())
+                check(self.document, _reactor())
         except ConfigError as error:
             raise SystemExit(f"tailproxy: {error}") from error
         if self["check"]:

@@ -10,15 +10,13 @@ import socket
 import sys
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 
 import tailproxy
 from tailproxy.assembly import DataPlaneOnly
-from tailproxy.audit.access import access_line
-from tailproxy.audit.logs import LineObserver, filtered, json_line, text_line
+from tailproxy.audit.writer import LogWriter
 from tailproxy.config import parse
 from tailproxy.reactor import install, settle
 from tailproxy.schema import ConfigError
@@ -26,6 +24,8 @@ from tailproxy.workers.channel import Channel
 from tailproxy.workers.figures import pack
 from tailproxy.workers.lines import LinePipe
 from tailproxy.workers.messages import (
+    Adopt,
+    Adopted,
     AskMetrics,
     Connection,
     Failed,
@@ -38,12 +38,10 @@ from tailproxy.workers.messages import (
     Start,
 )
 from tailproxy.workers.process import CONTROL
-from tailproxy.workers.reload import adopt
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
-    from tailproxy.config import Config
     from tailproxy.workers.messages import Message
 
 _LOG = 1
@@ -70,7 +68,7 @@ class Worker:
         self._pipe = LinePipe(reactor, _LOG)
         self._channel = Channel(reactor, control, self)
         self._parts: DataPlaneOnly | None = None
-        self._services = MultiService()
+        self._writer: LogWriter | None = None
         self._taken = 0
         self._report: IDelayedCall | None = None
         self._standings: tuple[tuple[str, bool, str], ...] | None = None
@@ -99,6 +97,8 @@ class Worker:
         match message:
             case Start():
                 self._start(message)
+            case Adopt():
+                self._adopt(message)
             case Connection():
                 self._admit(message.listener, connection)
             case AskMetrics():
@@ -131,37 +131,42 @@ class Worker:
                     f"tailproxy {tailproxy.__version__} was installed while {start.version} runs;"
                     " restart the service",
                 )
-            first = parse(start.first, start.source)
-            config, _ = adopt(first, parse(start.text, start.source), start.source)
-            observer = self._begin_log(start, config)
+            config = parse(start.text, start.source)
             self._parts = DataPlaneOnly(config, self._reactor)
-            line = access_line(start.log, config.log_level.value)
-            self._parts.access_log.write_to(observer, line)
         except ConfigError as error:
             self._channel.send(Failed(str(error)))
             self.status = 1
             self._end()
             return
-        for service in self._parts.services:
-            service.setServiceParent(self._services)
+        self._begin_log(self._parts, start.log, config.log_level.value)
         self._parts.site.watch(self._changed)
-        self._services.startService()
+        self._parts.services.startService()
         self._parts.plane.startService()
         self._looking.start(_FIRST_LOOKS)
         settle()
 
-    def _begin_log(self, start: Start, config: Config) -> LineObserver:
-        line = text_line if start.log == "text" else json_line
-        observer = LineObserver(cast("IO[str]", self._pipe), line, self._reactor)
-        chosen = filtered(observer, config.log_level.value)
-        globalLogBeginner.beginLoggingTo([chosen])
+    def _begin_log(self, parts: DataPlaneOnly, form: str, level: str) -> None:
+        writer = self._writer = LogWriter(
+            cast("IO[str]", self._pipe), parts.access_log, self._reactor, form, level
+        )
+        globalLogBeginner.beginLoggingTo([writer.observer])
 
         def finish() -> None:
-            observer.close()
+            writer.close()
             self._pipe.finish()
 
         self._reactor.addSystemEventTrigger("after", "shutdown", finish)
-        return observer
+
+    def _adopt(self, order: Adopt) -> None:
+        problem = ""
+        try:
+            config = parse(order.text, order.source)
+            if self._parts is not None and self._writer is not None:
+                self._parts.adopt(config)
+                self._writer.write_as(order.log, config.log_level.value)
+        except ConfigError as error:
+            problem = str(error)
+        self._channel.send(Adopted(problem))
 
     def _admit(self, listener: str, connection: socket.socket | None) -> None:
         self._taken += 1
@@ -217,7 +222,7 @@ class Worker:
     async def _drain(self) -> None:
         if self._parts is not None:
             await self._parts.plane.stopService()
-            await self._services.stopService()
+            await self._parts.services.stopService()
         self._end()
 
     def _end(self) -> None:

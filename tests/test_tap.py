@@ -343,19 +343,19 @@ def made(tmp_path, monkeypatch):
 
 def listeners(service) -> dict[str, Listener]:
     plane = service.getServiceNamed("listeners")
-    return {child.name: child for child in plane if isinstance(child, Listener)}
+    return {child.label: child for child in plane if isinstance(child, Listener)}
 
 
 def test_the_default_listener_is_behind_serve(made):
     (found,) = listeners(made()).values()
-    assert (found.name, found._addresses, found._port) == ("listener-serve", ["127.0.0.2"], 8443)
+    assert (found.label, found._addresses, found._port) == ("serve", ["127.0.0.2"], 8443)
 
 
 def test_a_tailnet_listener_follows_the_nodes_addresses(made):
     found = listeners(made('{"Listeners":[{"Kind":"tailnet","Redirect":true}]}'))
     assert {name: (type(it), it._port) for name, it in found.items()} == {
-        "listener-tailnet": (NodeListener, 443),
-        "listener-tailnet-redirect": (NodeListener, 80),
+        "tailnet": (NodeListener, 443),
+        "tailnet-redirect": (NodeListener, 80),
     }
 
 

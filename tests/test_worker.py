@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import treq
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.client import Agent
@@ -207,58 +206,6 @@ async def test_a_second_signal_leaves_no_worker_behind(running):
     assert await service.ends() == 1
     await eventually(lambda: not any(map(alive, workers)))
     await wire.ends()
-
-
-async def test_a_reload_replaces_the_workers_and_refuses_nobody(running, tmp_path):
-    service = await running()
-    before = service.workers
-    watch = await watching(service)
-    write(tmp_path, Resolver=STATIC, ClientImpersonation="strip", Drain={"Streams": 3})
-    service.signal(signal.SIGHUP)
-    asked = unready = 0
-    while "every worker has the new configuration" not in service.err:
-        answers = [Deferred.fromCoroutine(answered(service)) for _ in range(4)]
-        for answer in await gatherResults(answers):
-            assert b" 200 " in answer
-        unready += (await service.admin("/readyz"))[0] != 200
-        asked += 4
-    assert asked > 4
-    assert unready == 0
-    assert not set(before) & set(service.workers)
-    assert len(service.workers) == 2
-    assert (await watch.ends()).endswith(b"\r\n0\r\n\r\n")
-    # The new configuration is in force: what was refused is now taken away.
-    wire = await connected(service, ASK[:-2] + b"Impersonate-User: root\r\n\r\n")
-    assert b" 200 " in await wire.receives(b"}")
-    wire.transport.loseConnection()
-    assert await figure(service, LISTS) >= asked
-
-
-async def test_a_bad_configuration_is_not_taken_up(running, tmp_path):
-    service = await running()
-    workers = service.workers
-    (tmp_path / "tailproxy.hujson").write_text(
-        '{"Version": "v1alpha1", "Tailproxy": {"Wokers": 2}}'
-    )
-    service.signal(signal.SIGHUP)
-    await service.says("keeping the configuration as it was: .*did you mean Workers")
-    assert service.workers == workers
-    status, text = await service.admin("/readyz?verbose")
-    assert status == 200
-    assert "[+]workers ok: 2 of 2 ready; the new configuration is not used: " in text
-    assert await figure(service, "tailproxy_config_last_reload_successful") == 0
-    assert b" 200 " in await answered(service)
-
-
-async def test_what_needs_a_restart_is_told(running, tmp_path):
-    service = await running()
-    write(tmp_path, workers=3, Resolver=STATIC, Admin={"Port": 1})
-    service.signal(signal.SIGHUP)
-    await service.says(
-        r"Tailproxy\.Workers, Tailproxy\.Admin\.Port in the configuration: no effect before a"
-    )
-    await service.says("every worker has the new configuration")
-    assert len(service.workers) == 2
 
 
 async def test_a_worker_that_is_told_to_go_drains_and_is_replaced(running):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.application.service import Service
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
+from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from tailproxy.admin.pages import (
@@ -57,14 +58,14 @@ def admin_address(config: Config, environment: Mapping[str, str] = os.environ) -
     return "::" if environment.get("KUBERNETES_SERVICE_HOST") else _LOCAL, port
 
 
-def admin_site(
+def admin_pages(
     version: str,
     checks: Sequence[IReadinessCheck],
     has_address: Callable[[], bool],
     metrics: Callable[[], Awaitable[Iterable[Metric]]],
     tailscaled_metrics: Callable[[], Deferred[bytes]] | None,
     plugins: Mapping[str, IResource],
-) -> Site:
+) -> IResource:
     """Everything the admin port shows.
 
     :param version: of tailproxy.
@@ -74,21 +75,16 @@ def admin_site(
     :param tailscaled_metrics: asks for those of tailscaled; None if there is none to ask.
     :param plugins: resources with the mount `admin`, by name.
     """
-    site = _Site(
-        RootPage(
-            {
-                **plugins,
-                "livez": LivePage(),
-                "readyz": ReadyPage(checks),
-                "healthz": HealthPage(has_address),
-                "metrics": MetricsPage(metrics, tailscaled_metrics),
-                "version": VersionPage(version),
-            }
-        ),
-        timeout=_IDLE_SECONDS,
+    return RootPage(
+        {
+            **plugins,
+            "livez": LivePage(),
+            "readyz": ReadyPage(checks),
+            "healthz": HealthPage(has_address),
+            "metrics": MetricsPage(metrics, tailscaled_metrics),
+            "version": VersionPage(version),
+        }
     )
-    site.displayTracebacks = False
-    return site
 
 
 class _Site(Site):
@@ -108,13 +104,18 @@ class AdminService(Service):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, site: Site, address: str, port: int) -> None:
+    def __init__(self, reactor: Any, address: str, port: int) -> None:
         self.setName("admin")
         self._reactor = reactor
-        self._site = site
+        self._site = _Site(Resource(), timeout=_IDLE_SECONDS)
+        self._site.displayTracebacks = False
         self._address = address
         self._wanted = port
         self._port: Any = None
+
+    def show(self, pages: IResource) -> None:
+        """Show these from now on."""
+        self._site.resource = pages
 
     @property
     def port(self) -> int:
@@ -122,15 +123,15 @@ class AdminService(Service):
         return self._wanted if self._port is None else int(self._port.getHost().port)
 
     def privilegedStartService(self) -> None:
-        """Bind."""
+        """Bind, unless that has been done."""
         super().privilegedStartService()
-        self._port = self._reactor.listenTCP(self._wanted, self._site, interface=self._address)
+        if self._port is None:
+            self._port = self._reactor.listenTCP(self._wanted, self._site, interface=self._address)
 
     def startService(self) -> None:
         """Bind, unless that has been done."""
         super().startService()
-        if self._port is None:
-            self.privilegedStartService()
+        self.privilegedStartService()
         self._log.info(
             "probes and metrics on {address} port {port}", address=self._address, port=self.port
         )

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 from twisted.logger import (
-    FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     LogEvent,
     LogLevel,
@@ -174,6 +174,11 @@ class LineObserver:
         elif self._timer is None:
             self._timer = self._clock.callLater(GATHER_SECONDS, self.flush)
 
+    def write_as(self, line: Callable[[LogEvent], str]) -> None:
+        """From now on make lines another way."""
+        self.flush()
+        self._line = line
+
     def close(self) -> None:
         """The clock is coming round no more: write now, and at once from now on."""
         self._closed = True
@@ -205,21 +210,32 @@ class LineObserver:
 
 
 def admits_info(level: str) -> bool:
-    """Whether events of the level info are among those that `filtered` lets pass.
+    """Whether events of the level info are among those that a `Threshold` lets pass.
 
     :param level: as the configuration's `LogLevel` spells it.
     """
     return bool(_LEVELS[level] <= LogLevel.info)
 
 
-def filtered(observer: ILogObserver, level: str) -> ILogObserver:
-    """The observer for events of at least that level only.
+@implementer(ILogFilterPredicate)
+class Threshold:
+    """Lets events of at least a level pass.
 
     :param level: as the configuration's `LogLevel` spells it.
     """
-    threshold = _LEVELS[level]
-    predicate = LogLevelFilterPredicate(defaultLogLevel=threshold)
-    if threshold is LogLevel.info:
-        for namespace in _CHATTY:
-            predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
-    return FilteringLogObserver(observer, [predicate])
+
+    def __init__(self, level: str) -> None:
+        self._predicate: LogLevelFilterPredicate
+        self.set(level)
+
+    def set(self, level: str) -> None:
+        """From now on that level."""
+        threshold = _LEVELS[level]
+        self._predicate = LogLevelFilterPredicate(defaultLogLevel=threshold)
+        if threshold is LogLevel.info:
+            for namespace in _CHATTY:
+                self._predicate.setLogLevelForNamespace(namespace, LogLevel.warn)
+
+    def __call__(self, event: LogEvent) -> Any:
+        """See `ILogFilterPredicate`."""
+        return self._predicate(event)

@@ -8,14 +8,15 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
+from zope.interface import implementer
+
+from tailproxy.interfaces import IDoor
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
     from twisted.internet.interfaces import IListeningPort
-
-    from tailproxy.interfaces import IDoor
 
 BACKLOG = 512
 
@@ -61,10 +62,13 @@ def _as_it_is(connection: socket.socket, *_: object) -> socket.socket:
     return connection
 
 
+@implementer(IDoor)
 class Listener(Service):
     """Listens on one port of some addresses.
 
+    :param label: its name, for people.
     :param addresses: literal IP addresses.
+    :param door: where connections go.
     :raises twisted.internet.error.CannotListenError: from `privilegedStartService`; then nothing
         is listening.
     """
@@ -72,9 +76,9 @@ class Listener(Service):
     _log = Logger()
 
     def __init__(
-        self, reactor: Any, name: str, addresses: Sequence[str], port: int, door: IDoor
+        self, reactor: Any, label: str, addresses: Sequence[str], port: int, door: IDoor
     ) -> None:
-        self.setName(f"listener-{name}")
+        self.label = label
         self._reactor = reactor
         self._addresses = addresses
         self._port = port
@@ -83,8 +87,10 @@ class Listener(Service):
         self._held = False
 
     def privilegedStartService(self) -> None:
-        """Bind, while we may still bind ports below 1024."""
+        """Bind, while we may still bind ports below 1024; unless that has been done."""
         super().privilegedStartService()
+        if self._ports:
+            return
         try:
             for address in self._addresses:
                 self._ports.append(self._listen(address))
@@ -92,8 +98,25 @@ class Listener(Service):
             self.stop_accepting()
             raise
 
+    def lead_to(self, door: IDoor, label: str) -> None:
+        """From now on connections go elsewhere; those that came go on.
+
+        :param label: its name, for people.
+        """
+        before, self._door = self._door, door
+        self.label = label
+        before.close()
+
+    def admit(self, connection: socket.socket) -> None:
+        """See `IDoor.admit`: through the door that there is now."""
+        self._door.admit(connection)
+
+    def close(self) -> None:
+        """See `IDoor.close`."""
+        self._door.close()
+
     def _listen(self, address: str) -> IListeningPort:
-        port = open_port(self._reactor, address, self._port, self._door)
+        port = open_port(self._reactor, address, self._port, self)
         if self._held:
             _wait(port, waiting=True)
         return port
@@ -107,10 +130,11 @@ class Listener(Service):
     def startService(self) -> None:
         """Bind, unless that has been done."""
         super().startService()
-        if not self._ports:
-            self.privilegedStartService()
+        self.privilegedStartService()
         for port in self._ports:
-            self._log.info("{name} listens on {address}", name=self.name, address=port.getHost())
+            self._log.info(
+                "listener-{name} listens on {address}", name=self.label, address=port.getHost()
+            )
 
     @property
     def bound(self) -> list[Any]:
@@ -120,7 +144,7 @@ class Listener(Service):
     def stop_accepting(self) -> Deferred[Any]:
         """Take no new connections; those that are open go on."""
         ports, self._ports = self._ports, []
-        self._door.close()
+        self.close()
         return DeferredList([maybeDeferred(port.stopListening) for port in ports])
 
     def stopService(self) -> Deferred[Any]:

@@ -32,8 +32,8 @@ class NodeListener(Listener):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, name: str, port: int, door: IDoor) -> None:
-        super().__init__(reactor, name, (), port, door)
+    def __init__(self, reactor: Any, label: str, port: int, door: IDoor) -> None:
+        super().__init__(reactor, label, (), port, door)
         self._open: dict[str, IListeningPort] = {}
         self._refused: dict[str, str] = {}
         self._retry: IDelayedCall | None = None
@@ -80,8 +80,8 @@ class NodeListener(Listener):
             if self._refused.get(address) != reason:
                 self._refused[address] = reason
                 self._log.warn(
-                    "{name} cannot listen on {address} port {port} yet: {reason}",
-                    name=self.name,
+                    "listener-{name} cannot listen on {address} port {port} yet: {reason}",
+                    name=self.label,
                     address=address,
                     port=self._port,
                     reason=reason,
@@ -89,4 +89,6 @@ class NodeListener(Listener):
         else:
             self._refused.pop(address, None)
             self._open[address] = port
-            self._log.info("{name} listens on {address}", name=self.name, address=port.getHost())
+            self._log.info(
+                "listener-{name} listens on {address}", name=self.label, address=port.getHost()
+            )

@@ -43,17 +43,40 @@ class DataPlane(MultiService):
         super().__init__()
         self._site = site
         self._upstream = upstream
-        self._listeners = listeners
+        self._retired: set[Upstream] = set()
+        self.listeners = listeners
         upstream.setServiceParent(self)
         for listener in listeners:
             listener.setServiceParent(self)
+
+    def adopt(self, upstream: Upstream, listeners: Sequence[Listener]) -> None:
+        """Work with these from now on. Ports that are in both lists stay open; connections of the
+        others, and requests to the upstream before, go on to their end.
+        """
+        before, self._upstream = self._upstream, upstream
+        if before is not upstream:
+            upstream.setServiceParent(self)
+            self._retired.add(before)
+            before.retire().addCallback(self._retire, before)
+        gone = [listener for listener in self.listeners if listener not in listeners]
+        self.listeners = listeners
+        for listener in gone:
+            listener.disownServiceParent()
+        for listener in listeners:
+            if listener.parent is None:
+                listener.setServiceParent(self)
+
+    def _retire(self, _: object, upstream: Upstream) -> None:
+        if upstream in self._retired:  # else the service ends meanwhile, and it with it
+            self._retired.remove(upstream)
+            upstream.disownServiceParent()
 
     def drain(self) -> Deferred[None]:
         """Take no new connections and see the open ones off."""
         return Deferred.fromCoroutine(self._drain())
 
     async def _drain(self) -> None:
-        closed = DeferredList([listener.stop_accepting() for listener in self._listeners])
+        closed = DeferredList([listener.stop_accepting() for listener in self.listeners])
         drained = self._site.drain()
         await closed
         await drained
@@ -65,15 +88,16 @@ class DataPlane(MultiService):
     async def _stop(self) -> None:
         Service.stopService(self)
         await self.drain()
-        await DeferredList([listener.stopService() for listener in self._listeners])
-        await self._upstream.stopService()
+        await DeferredList([listener.stopService() for listener in self.listeners])
+        retired, self._retired = self._retired, set()
+        await DeferredList([each.stopService() for each in (self._upstream, *retired)])
         self._log.info("drained")
 
     def check(self) -> CheckResult:
         """Whether every listener is open."""
         if self._site.draining:
             return CheckResult(ok=False, detail="the service is leaving")
-        closed = [listener.name for listener in self._listeners if not listener.bound]
+        closed = [listener.label for listener in self.listeners if not listener.bound]
         if closed:
-            return CheckResult(ok=False, detail=f"not listening: {', '.join(map(str, closed))}")
-        return CheckResult(ok=True, detail=f"{len(self._listeners)} open")
+            return CheckResult(ok=False, detail=f"not listening: {', '.join(closed)}")
+        return CheckResult(ok=True, detail=f"{len(self.listeners)} open")

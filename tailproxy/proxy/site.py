@@ -88,6 +88,13 @@ class Site:
         self._deadlines: list[IDelayedCall] = []
         self._watcher: Callable[[], None] | None = None
 
+    def adopt(self, root: Root, audit: IAuditSink, times: DrainTimes, limits: Limits) -> None:
+        """From now on serve by these. What is under way goes on with what it began with."""
+        self.root = root
+        self.audit = audit
+        self.limits = limits
+        self._times = times
+
     @property
     def connections(self) -> int:
         """How many are open."""

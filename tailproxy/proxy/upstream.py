@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, maybeDeferred
 from zope.interface import implementer
 
 from tailproxy.errors import UpstreamError
@@ -51,10 +51,11 @@ class PoolLimits:
 
 
 @implementer(IUpstream)
-class Upstream(Service):
+class Upstream(MultiService):
     """Keeps connections to the API server.
 
-    :param access: where it is and how it is verified; asked again for every use.
+    :param access: where it is and how it is verified; asked again for every use. If it is a
+        service, it is run with this one.
     """
 
     def __init__(
@@ -64,7 +65,10 @@ class Upstream(Service):
         reactor: Any,
         limits: PoolLimits | None = None,
     ) -> None:
+        super().__init__()
         self._access = access
+        if IService.providedBy(access):
+            access.setServiceParent(self)
         self._metrics = metrics
         self.clock = reactor
         self.limits = limits or PoolLimits()
@@ -75,7 +79,7 @@ class Upstream(Service):
         self._session: Session | None = None
         self._session_since = 0.0
         self._stopping = False
-        self._empty: Deferred[None] | None = None
+        self._leaving: list[Deferred[None]] = []
         self._sweep: IDelayedCall | None = None
 
     @property
@@ -99,24 +103,47 @@ class Upstream(Service):
 
     def stopService(self) -> Deferred[None]:
         """Close everything; requests under way fail. Fires when no connection is left."""
-        super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        self._stopping = True
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-        self._idle = []
+        self._keep_no_more()
         for dial in list(self._dials):
             dial.cancel()
         for connection in list(self._open):
             connection.close()
-        if self._open:
-            self._empty = Deferred()
-            timer = self.clock.callLater(CLOSE_SECONDS, self._abort_all)
-            await self._empty
-            _cancel(timer)
+        timer = self.clock.callLater(CLOSE_SECONDS, self._abort_all)
+        await self._emptied()
+        _cancel(timer)
+        await maybeDeferred(super().stopService)
+
+    def retire(self) -> Deferred[None]:
+        """Let the requests under way come to their end, exec streams and watches included. Fires
+        when no connection is left. There should be no new requests.
+        """
+        for connection in self._keep_no_more():
+            connection.close()
+        return self._emptied()
+
+    def _keep_no_more(self) -> list[UpstreamConnection]:
+        """The connections that were kept."""
+        self._stopping = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        idle, self._idle = self._idle, []
+        return idle
+
+    def _emptied(self) -> Deferred[None]:
+        done: Deferred[None] = Deferred()
+        self._leaving.append(done)
+        self._look_around()
+        return done
+
+    def _look_around(self) -> None:
+        if self._stopping and not self._open and not self._dials:
+            leaving, self._leaving = self._leaving, []
+            for done in leaving:
+                done.callback(None)
 
     def _abort_all(self) -> None:
         for connection in list(self._open):
@@ -167,8 +194,9 @@ class Upstream(Service):
         self._dials.add(dial)
 
     def dialled(self, dial: Dial) -> None:
-        """A dial has ended, well or not."""
+        """A dial has ended, well or not; the connection has been told of before."""
         self._dials.discard(dial)
+        self._look_around()
 
     def opened(self, connection: UpstreamConnection) -> None:
         """There is a connection; it is not verified yet."""
@@ -185,9 +213,7 @@ class Upstream(Service):
             self._metrics.upstream_connections.dec()
         if connection in self._idle:
             self._idle.remove(connection)
-        if not self._open and self._empty is not None:
-            empty, self._empty = self._empty, None
-            empty.callback(None)
+        self._look_around()
 
     def release(self, connection: UpstreamConnection, *, reusable: bool) -> None:
         """An exchange has ended: keep its connection if that is possible."""

@@ -19,7 +19,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tailproxy.interfaces import CheckResult, ICertificateSource, IReadinessCheck, KeyPair
+from tailproxy.interfaces import CheckResult, ICertificateSource, KeyPair
 from tailproxy.tailnet.localapi import LocalAPIError
 from tailproxy.tailnet.node import Node
 
@@ -93,7 +93,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@implementer(ICertificateSource, IReadinessCheck)
+@implementer(ICertificateSource)
 class _Source(Service):
     """What all sources have in common: a pair for everybody, or one by name.
 
@@ -101,7 +101,6 @@ class _Source(Service):
     """
 
     log = Logger()
-    name = "certificate"
 
     def __init__(self, metrics: Metrics, now: Callable[[], datetime] = _utc_now) -> None:
         self._metrics = metrics
@@ -117,7 +116,7 @@ class _Source(Service):
         return self._pairs.get(server_name, self._default)
 
     def check(self) -> CheckResult:
-        """See `IReadinessCheck.check`: whether there is a certificate that is in force."""
+        """Whether there is a certificate that is in force."""
         pair = self._default
         if pair is None:
             return CheckResult(ok=False, detail=f"no certificate: {self._problem}")

@@ -30,16 +30,30 @@ class Start:
     """To a worker: who it is and what it does. The first message.
 
     `number` from 1, for the log; `version` is the supervisor's; `source` and `text` are the
-    configuration; `first` is the one that the supervisor started with, whose listeners are open;
-    `log` is `json`, `text` or `none`.
+    configuration; `log` is `json` or `text`.
     """
 
     number: int
     version: str
     source: str
     text: str = attrs.field(repr=False)  # it may hold an auth key
-    first: str = attrs.field(repr=False)
     log: str
+
+
+@attrs.frozen
+class Adopt:
+    """To a worker: take up this configuration. The fields are those of `Start`."""
+
+    source: str
+    text: str = attrs.field(repr=False)  # it may hold an auth key
+    log: str
+
+
+@attrs.frozen
+class Adopted:
+    """To the supervisor: that is done; or it cannot be, for that `problem`."""
+
+    problem: str
 
 
 @attrs.frozen
@@ -116,12 +130,25 @@ class Figures:
 
 
 Message = (
-    Start | Connection | AskMetrics | Leave | Ready | Failed | Leaving | Load | Standings | Figures
+    Start
+    | Adopt
+    | Adopted
+    | Connection
+    | AskMetrics
+    | Leave
+    | Ready
+    | Failed
+    | Leaving
+    | Load
+    | Standings
+    | Figures
 )
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
         Start,
+        Adopt,
+        Adopted,
         Connection,
         AskMetrics,
         Leave,

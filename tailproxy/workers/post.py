@@ -1,10 +1,9 @@
-"""A worker's place: filled again whenever it falls empty, and handed over on a reload."""
+"""A worker's place: filled again whenever it falls empty."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from tailproxy.workers.backoff import Backoff
@@ -31,7 +30,6 @@ class Post:
 
     :ivar holder: the worker that serves here, or will when it is ready; None while the place is
         empty.
-    :ivar heir: the worker that takes over once it is ready.
     """
 
     _log = Logger()
@@ -45,14 +43,12 @@ class Post:
     ) -> None:
         self.number = number
         self.holder: Holder | None = None
-        self.heir: Holder | None = None
         self._clock = clock
         self._launch = launch
         self._restarted = restarted
         self._backoff = Backoff()
         self._since = 0.0
         self._retry: IDelayedCall | None = None
-        self._waiting: Deferred[bool] | None = None
 
     def fill(self) -> None:
         """Start a worker."""
@@ -63,53 +59,10 @@ class Post:
         except OSError as error:
             self._again(f"cannot be started: {error.strerror}")
 
-    def hand_over(self) -> Deferred[bool]:
-        """Start another worker to take this place.
-
-        :returns: True once it is ready; False if it ended before.
-        """
-        try:
-            self.heir = self._launch(self.number)
-        except OSError as error:
-            self._log.error(
-                "worker {number} cannot be started: {reason}",
-                number=self.number,
-                reason=error.strerror,
-            )
-            return succeed(False)
-        self._waiting = Deferred()
-        return self._waiting
-
-    def ready(self, worker: Holder) -> Holder | None:
-        """A worker of this place is ready.
-
-        :returns: the one that it replaces.
-        """
-        if worker is not self.heir:
-            return None
-        before, self.holder, self.heir = self.holder, worker, None
-        self._since = self._clock.seconds()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        self._answer(taken=True)
-        return before
-
-    def left(self, worker: Holder, reason: str) -> None:
-        """A worker of this place has ended or takes no more connections."""
-        if worker is self.heir:
-            self.heir = None
-            self._log.error(
-                "the new worker {number} did not get ready: {reason}",
-                number=self.number,
-                reason=reason,
-            )
-            self._answer(taken=False)
-        elif worker is self.holder:
+    def left(self, worker: object, reason: str) -> None:
+        """A worker has ended or takes no more connections; maybe the one that is here."""
+        if worker is self.holder:
             self.holder = None
-        else:
-            return
-        if self.holder is None and self.heir is None:
             self._again(reason)
 
     def close(self) -> None:
@@ -117,7 +70,6 @@ class Post:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        self._answer(taken=False)
 
     def _again(self, reason: str) -> None:
         wait = self._backoff.after(self._clock.seconds() - self._since)
@@ -132,8 +84,3 @@ class Post:
     def _refill(self) -> None:
         self._restarted()
         self.fill()
-
-    def _answer(self, *, taken: bool) -> None:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.callback(taken)

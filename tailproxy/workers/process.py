@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,6 +18,7 @@ from tailproxy.workers.channel import Channel
 from tailproxy.workers.figures import unpack
 from tailproxy.workers.lines import WholeLines
 from tailproxy.workers.messages import (
+    Adopted,
     AskMetrics,
     Connection,
     Failed,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from tailproxy.workers.messages import Message, Start
+    from tailproxy.workers.messages import Adopt, Message, Start
 
 # Where the worker finds its end of the control channel.
 CONTROL = 3
@@ -113,6 +115,7 @@ class WorkerProcess(ProcessProtocol):
         self._open = 0
         self._asked = 0
         self._answers: dict[int, Deferred[list[Metric]]] = {}
+        self._orders: deque[Deferred[str]] = deque()
         self._lines = WholeLines()
         self._complaints = WholeLines()
         self._failure = ""
@@ -178,6 +181,18 @@ class WorkerProcess(ProcessProtocol):
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
 
+    def adopt(self, order: Adopt) -> Deferred[str]:
+        """Have it take up another configuration.
+
+        :returns: why it cannot; empty when it has done so, or has nothing left to do it for.
+        """
+        if not self.pid:
+            return succeed("")
+        answer: Deferred[str] = Deferred()
+        self._orders.append(answer)
+        self._channel.send(order)
+        return answer
+
     def ask_metrics(self) -> Deferred[list[Metric]]:
         """Its metrics as they are now; before it was ready or if it ends first, as they were."""
         if not (self.pid and self._welcoming):
@@ -203,6 +218,8 @@ class WorkerProcess(ProcessProtocol):
             case Leaving():
                 self.ready = False
                 self._chief.worker_leaving(self)
+            case Adopted() if self._orders:
+                _answer(self._orders.popleft(), message.problem)
             case Failed():
                 self._failure = message.reason
             case _:
@@ -212,8 +229,8 @@ class WorkerProcess(ProcessProtocol):
     def _counted(self, figures: Figures) -> None:
         self.families = unpack(figures.families)
         waiting = self._answers.pop(figures.number, None)
-        if waiting is not None and not waiting.called:  # else it was too late
-            waiting.callback(self.families)
+        if waiting is not None:
+            _answer(waiting, self.families)
 
     def channel_emptied(self) -> None:
         """See `tailproxy.workers.channel.Owner`."""
@@ -259,8 +276,9 @@ class WorkerProcess(ProcessProtocol):
         self._complain(self._complaints.rest())
         answers, self._answers = self._answers, {}
         for answer in answers.values():
-            if not answer.called:
-                answer.callback(self.families)
+            _answer(answer, self.families)
+        while self._orders:
+            _answer(self._orders.popleft(), f"worker {self.number} has ended meanwhile")
         self._chief.worker_ended(self, self._last(reason), self._channel.take_unsent())
 
     def _last(self, reason: Failure) -> str:
@@ -271,3 +289,8 @@ class WorkerProcess(ProcessProtocol):
         if number is not None:
             return f"signal {signal.Signals(number).name}"
         return f"exit status {getattr(value, 'exitCode', None)}"
+
+
+def _answer(waiting: Deferred[Any], answer: object) -> None:
+    if not waiting.called:  # else it was too late
+        waiting.callback(answer)

@@ -1,11 +1,11 @@
-"""The process that stands in front of the workers: keeps them, feeds them, replaces them."""
+"""The process that stands in front of the workers: keeps them, feeds them, instructs them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tailproxy.metrics import Metrics
     from tailproxy.workers.balance import Dispatcher
+    from tailproxy.workers.messages import Adopt
     from tailproxy.workers.process import WorkerProcess
 
     #: Starts a worker: its number, and who hears about it.
@@ -34,6 +35,8 @@ _GRACE = 5.0
 # were handed to the old one at the last moment have this long to be no such client.
 _LAST_CALL = 1.0
 _METRICS_SECONDS = 1.0
+# What a worker has for taking up another configuration; it takes a few milliseconds.
+_ADOPT_SECONDS = 10.0
 
 
 @implementer(IDrainable, IReadinessCheck)
@@ -62,15 +65,11 @@ class Supervisor(Service):
         self._launch = launch
         self._dispatcher = dispatcher
         self._metrics = metrics
-        self._posts = [
-            Post(clock, number + 1, self._start, metrics.worker_restarts.inc)
-            for number in range(count)
-        ]
+        self._posts: list[Post] = []
+        self.resize(count)
         self._all: dict[WorkerProcess, IDelayedCall | None] = {}
         self._kept: list[Metric] = []
         self._waiting: list[Deferred[None]] = []
-        self._farewells: dict[WorkerProcess, Deferred[None]] = {}
-        self._note = ""
 
     def startService(self) -> None:
         """Start the workers."""
@@ -78,6 +77,21 @@ class Supervisor(Service):
         self._dispatcher.hold()
         for post in self._posts:
             post.fill()
+
+    def resize(self, count: int) -> None:
+        """Have that many workers from now on. Those with the highest numbers leave."""
+        while len(self._posts) < count:
+            number = len(self._posts) + 1
+            post = Post(self._clock, number, self._start, self._metrics.worker_restarts.inc)
+            self._posts.append(post)
+            if self.running:
+                post.fill()
+        while len(self._posts) > count:
+            post = self._posts.pop()
+            post.close()
+            for worker in list(self._all):
+                if worker is post.holder:
+                    self._see_off(worker, _LAST_CALL)
 
     def _start(self, number: int) -> WorkerProcess:
         worker = self._launch(number, self)
@@ -92,13 +106,7 @@ class Supervisor(Service):
     def check(self) -> CheckResult:
         """See `IReadinessCheck.check`."""
         ready = sum(worker.ready for worker in self._all)
-        return CheckResult(
-            ok=bool(ready), detail=f"{ready} of {len(self._posts)} ready{self._note}"
-        )
-
-    def note(self, text: str) -> None:
-        """Have readiness say something besides; nothing if it is empty."""
-        self._note = f"; {text}" if text else ""
+        return CheckResult(ok=bool(ready), detail=f"{ready} of {len(self._posts)} ready")
 
     def worker_check(self, name: str) -> CheckResult:
         """How a check of the workers' own stands: as it does with the one that is worst off. A
@@ -123,18 +131,14 @@ class Supervisor(Service):
         self._log.info(
             "worker {number} is ready: process {process}", number=worker.number, process=worker.pid
         )
-        before = self._posts[worker.number - 1].ready(worker)
-        self._dispatcher.join(worker)
+        if self._all.get(worker) is None:  # else there is no place for it any more
+            self._dispatcher.join(worker)
         self._count()
-        for other in self._all:
-            if other is before:
-                self._see_off(other, _LAST_CALL)
 
     def worker_leaving(self, worker: WorkerProcess) -> None:
         """See `tailproxy.workers.process.Chief`."""
         self._see_off(worker, 0.0 if self.draining else _LAST_CALL)
-        if not self.draining:
-            self._posts[worker.number - 1].left(worker, "it was told to by somebody else")
+        self._left(worker, "it was told to by somebody else")
 
     def worker_silent(self, worker: WorkerProcess) -> None:
         """See `tailproxy.workers.process.Chief`."""
@@ -156,12 +160,13 @@ class Supervisor(Service):
         for listener, connection in unsent:
             self._dispatcher.admit(listener, connection)
         self._count()
-        if not self.draining:
-            self._posts[worker.number - 1].left(worker, reason)
-        farewell = self._farewells.pop(worker, None)
-        if farewell is not None:
-            farewell.callback(None)
+        self._left(worker, reason)
         self._look()
+
+    def _left(self, worker: WorkerProcess, reason: str) -> None:
+        if not self.draining:
+            for post in self._posts:
+                post.left(worker, reason)
 
     def _see_off(self, worker: WorkerProcess, after: float = 0.0) -> None:
         """Have a worker drain, after so many seconds, and see that it ends."""
@@ -178,24 +183,25 @@ class Supervisor(Service):
     def _count(self) -> None:
         self._metrics.workers.set(sum(worker.ready for worker in self._all))
 
-    def replace(self) -> Deferred[bool]:
-        """Put a new worker in the place of each, one after the other.
+    def adopt(self, order: Adopt) -> Deferred[str]:
+        """Have every worker take up another configuration; those that are leaving keep theirs.
 
-        :returns: False if a new one did not get ready; then that one and those behind it stay.
+        :returns: why one of them cannot; empty when all have done so.
         """
-        return Deferred.fromCoroutine(self._replace())
+        return Deferred.fromCoroutine(self._adopt(order))
 
-    async def _replace(self) -> bool:
-        for post in self._posts:
-            before = post.holder
-            if self.draining or not await post.hand_over():
-                return False
-            for worker in self._all:
-                if worker is before:
-                    gone = self._farewells[worker] = Deferred()
-                    await gone
-                    break
-        return True
+    async def _adopt(self, order: Adopt) -> str:
+        workers = [worker for worker, deadline in self._all.items() if deadline is None]
+        late = "a worker has not taken it up in time"
+        answers = [
+            worker.adopt(order).addTimeout(_ADOPT_SECONDS, self._clock) for worker in workers
+        ]
+        for answer in answers:
+            answer.addErrback(
+                lambda failure: failure.trap(DeferredTimeout, CancelledError) and late
+            )
+        problems: list[str] = await gatherResults(answers)
+        return next(filter(None, problems), "")
 
     def drain(self) -> Deferred[None]:
         """See `IDrainable.drain`: fires when no worker is left."""

@@ -13,7 +13,7 @@ from twisted.web.client import Agent
 from twisted.web.resource import Resource
 from zope.interface.verify import verifyObject
 
-from tailproxy.admin.service import AdminService, admin_address, admin_site
+from tailproxy.admin.service import AdminService, admin_address, admin_pages
 from tailproxy.config import Config
 from tailproxy.interfaces import CheckResult, IReadinessCheck
 from tailproxy.metrics import Metrics
@@ -34,7 +34,7 @@ class Port:
         hello = Resource()
         hello.isLeaf = True
         hello.render = lambda _: b"hello"
-        site = admin_site(
+        pages = admin_pages(
             "1.2.3",
             self.checks,
             lambda: bool(self.addresses),
@@ -42,7 +42,8 @@ class Port:
             lambda: self.theirs,
             {"hello": hello},
         )
-        self.service = AdminService(reactor, site, "127.0.0.1", 0)
+        self.service = AdminService(reactor, "127.0.0.1", 0)
+        self.service.show(pages)
         self.agent = Agent(reactor)
         self.service.startService()
 
@@ -189,7 +190,7 @@ async def test_a_plugin_with_the_mount_admin_has_its_page(port):
 
 
 def test_a_port_that_is_taken_is_an_error_at_once(port):
-    second = AdminService(reactor, port.service._site, "127.0.0.1", port.service.port)
+    second = AdminService(reactor, "127.0.0.1", port.service.port)
     with pytest.raises(CannotListenError):
         second.privilegedStartService()
 

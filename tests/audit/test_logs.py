@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from twisted.logger import FilteringLogObserver, ILogObserver, Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
@@ -17,8 +17,8 @@ from tailproxy.audit.logs import (
     GATHER_CHARACTERS,
     GATHER_SECONDS,
     LineObserver,
+    Threshold,
     admits_info,
-    filtered,
     json_line,
     text_line,
     time_text,
@@ -220,6 +220,10 @@ def test_info_is_admitted_by_its_own_level_and_debug(level, admitted):
     assert admits_info(level) is admitted
 
 
+def filtered(stream, level: str):
+    return FilteringLogObserver(LineObserver(stream, json_line, None), [Threshold(level)])
+
+
 @pytest.mark.parametrize(
     ("level", "written"),
     [
@@ -233,7 +237,7 @@ def test_info_is_admitted_by_its_own_level_and_debug(level, admitted):
     ],
 )
 def test_lower_levels_are_left_out(stream, level, written):
-    log = logger(filtered(LineObserver(stream, json_line, None), level))
+    log = logger(filtered(stream, level))
     for each in LogLevel.iterconstants():
         log.emit(each, "x")
     assert [line["level"] for line in lines(stream)] == written
@@ -241,7 +245,7 @@ def test_lower_levels_are_left_out(stream, level, written):
 
 def test_twisteds_chatter_is_for_debugging(stream):
     for level in ("info", "debug"):
-        observer = filtered(LineObserver(stream, json_line, None), level)
+        observer = filtered(stream, level)
         log = logger(observer, "twisted.web.client._HTTP11ClientFactory")
         log.info("starting at {level_now}", level_now=level)
         log.warn("trouble at {level_now}", level_now=level)

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, globalLogPublisher
 from zope.interface.verify import verifyObject
 
-from tailproxy.interfaces import ICertificateSource, IReadinessCheck, KeyPair
+from tailproxy.interfaces import ICertificateSource, KeyPair
 from tailproxy.tailnet.certificates import (
     POLL,
     REFRESH,
@@ -178,10 +178,8 @@ def test_how_long_to_wait_after_a_failure(error, failures, expected):
 
 
 class TestTailnetCertificates:
-    def test_it_is_a_source_and_a_readiness_check(self, source):
+    def test_it_is_a_source(self, source):
         verifyObject(ICertificateSource, source)
-        verifyObject(IReadinessCheck, source)
-        assert source.name == "certificate"
 
     def test_there_is_nothing_before_the_node_is_up(self, source, issuer):
         source.node_changed(Node())
@@ -391,9 +389,8 @@ def filed(still, files, metrics, day):
 
 
 class TestFileCertificates:
-    def test_it_is_a_source_and_a_readiness_check(self, filed):
+    def test_it_is_a_source(self, filed):
         verifyObject(ICertificateSource, filed)
-        verifyObject(IReadinessCheck, filed)
 
     def test_one_pair_serves_everybody(self, filed, files, metrics):
         assert filed.pair(None).chain == files.chain.read_bytes()
@@ -474,10 +471,9 @@ class TestFileCertificates:
 
 
 class TestSelfSigned:
-    def test_it_is_a_source_and_a_readiness_check(self, metrics):
+    def test_it_is_a_source(self, metrics):
         source = SelfSigned([], metrics)
         verifyObject(ICertificateSource, source)
-        verifyObject(IReadinessCheck, source)
         assert source.check().ok
 
     def test_it_names_localhost_and_the_addresses(self, metrics, day):

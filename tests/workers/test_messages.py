@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tailproxy.workers import messages
 from tailproxy.workers.messages import (
+    Adopt,
+    Adopted,
     AskMetrics,
     Connection,
     ControlError,
@@ -27,7 +29,9 @@ from tailproxy.workers.messages import (
 TEXT = st.text(max_size=40)
 NUMBER = st.integers(min_value=0, max_value=2**53)
 MESSAGES = st.one_of(
-    st.builds(Start, NUMBER, TEXT, TEXT, TEXT, TEXT, st.sampled_from(["json", "text"])),
+    st.builds(Adopt, TEXT, TEXT, st.sampled_from(["json", "text"])),
+    st.builds(Adopted, TEXT),
+    st.builds(Start, NUMBER, TEXT, TEXT, TEXT, st.sampled_from(["json", "text"])),
     st.builds(Connection, TEXT),
     st.builds(AskMetrics, NUMBER),
     st.builds(Leave, st.floats(min_value=0, max_value=10)),
@@ -78,5 +82,6 @@ def test_what_is_no_message_is_an_error(data):
 
 
 def test_a_message_that_may_hold_secrets_does_not_show_them():
-    start = Start(1, "1", "file", '{"AuthKey":"tskey-1"}', '{"AuthKey":"tskey-2"}', "json")
-    assert "tskey" not in repr(start)
+    text = '{"AuthKey":"tskey-1"}'
+    assert "tskey" not in repr(Start(1, "1", "file", text, "json"))
+    assert "tskey" not in repr(Adopt("file", text, "json"))

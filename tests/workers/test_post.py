@@ -70,50 +70,11 @@ def test_a_system_without_room_for_a_process_is_asked_again(place):
     assert place.post.holder is place.started[1]
 
 
-def test_a_place_is_handed_over_when_the_new_worker_is_ready(place):
-    old = place.post.holder
-    taken = place.post.hand_over()
-    new = place.started[1]
-    assert (place.post.holder, place.post.heir) == (old, new)
-    assert place.post.ready(new) is old
-    assert (place.post.holder, place.post.heir) == (new, None)
-    assert taken.result is True
-    place.post.left(old, "exit status 0")
+def test_somebody_elses_end_is_not_its_business(place):
+    place.post.left(FakeWorker(), "exit status 0")
     place.clock.advance(60)
-    assert len(place.started) == 2
-
-
-def test_a_new_worker_that_does_not_get_ready_leaves_the_old_one_in_place(place):
-    old = place.post.holder
-    taken = place.post.hand_over()
-    place.post.left(place.started[1], "exit status 1")
-    assert taken.result is False
-    assert (place.post.holder, place.post.heir) == (old, None)
-    assert place.clock.getDelayedCalls() == []
-
-
-def test_an_old_worker_that_dies_meanwhile_is_replaced_by_the_new_one_alone(place):
-    taken = place.post.hand_over()
-    place.post.left(place.started[0], "signal SIGKILL")
-    place.clock.advance(60)
-    assert len(place.started) == 2
-    assert place.post.ready(place.started[1]) is None
-    assert taken.result is True
-    assert place.post.holder is place.started[1]
-
-
-def test_when_both_have_died_the_place_is_filled_again(place):
-    place.post.hand_over()
-    place.post.left(place.started[0], "signal SIGKILL")
-    place.post.left(place.started[1], "exit status 1")
-    place.clock.advance(0.11)
-    assert place.post.holder is place.started[2]
-
-
-def test_no_process_for_the_new_worker_leaves_the_old_one_in_place(place):
-    place.broken = True
-    assert place.post.hand_over().result is False
     assert place.post.holder is place.started[0]
+    assert len(place.started) == 1
 
 
 def test_a_closed_place_stays_empty(place):
@@ -121,9 +82,3 @@ def test_a_closed_place_stays_empty(place):
     place.post.close()
     place.clock.advance(60)
     assert len(place.started) == 1
-
-
-def test_closing_ends_the_wait_for_a_new_worker(place):
-    taken = place.post.hand_over()
-    place.post.close()
-    assert taken.result is False

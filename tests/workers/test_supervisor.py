@@ -12,6 +12,7 @@ from zope.interface.verify import verifyObject
 from tailproxy.interfaces import IDrainable, IReadinessCheck
 from tailproxy.metrics import Metrics
 from tailproxy.workers.balance import Dispatcher
+from tailproxy.workers.messages import Adopt
 from tailproxy.workers.supervisor import Supervisor, WorkersCheck
 from tests.workers.test_figures import read
 
@@ -32,6 +33,8 @@ class FakeWorker:
         self.orders: list[str] = []
         self.taken: list[object] = []
         self.answers = True
+        self.told: list[Adopt] = []
+        self.adoptions: list[Deferred] = []
 
     def take(self, listener, connection):
         self.taken.append(connection)
@@ -42,6 +45,11 @@ class FakeWorker:
 
     def kill(self):
         self.orders.append("kill")
+
+    def adopt(self, order):
+        self.told.append(order)
+        self.adoptions.append(Deferred())
+        return self.adoptions[-1]
 
     def ask_metrics(self):
         if not self.answers:
@@ -203,38 +211,65 @@ class TestDrain:
         assert team.supervisor.drain().called
 
 
-class TestReplacement:
-    def test_one_after_the_other_is_replaced_and_never_are_there_fewer(self, ready):
-        done = ready.supervisor.replace()
-        assert len(ready.workers) == 3
-        assert ready.workers[0].orders == []
-        ready.workers[2].gets_ready()
-        assert ready.workers[0].orders == ["leave later"]
-        assert len(ready.workers) == 3  # the old one still drains
-        ready.workers[0].ends("exit status 0")
-        assert [worker.number for worker in ready.workers] == [1, 2, 1, 2]
+ORDER = Adopt("file", "{}", "json")
+
+
+class TestAdoption:
+    def test_every_worker_is_told_those_that_still_start_too(self, team):
+        team.workers[0].gets_ready()
+        done = team.supervisor.adopt(ORDER)
+        assert [worker.told for worker in team.workers] == [[ORDER], [ORDER]]
+        team.workers[0].adoptions[0].callback("")
+        assert not done.called
+        team.workers[1].adoptions[0].callback("")
+        assert done.result == ""
+
+    def test_what_one_cannot_do_is_the_answer(self, ready):
+        done = ready.supervisor.adopt(ORDER)
+        ready.workers[0].adoptions[0].callback("")
+        ready.workers[1].adoptions[0].callback("no such file")
+        assert done.result == "no such file"
+
+    def test_one_that_does_not_answer_in_time_cannot(self, ready):
+        done = ready.supervisor.adopt(ORDER)
+        ready.workers[0].adoptions[0].callback("")
+        ready.clock.advance(10.1)
+        assert "not taken it up in time" in done.result
+
+    def test_one_that_leaves_is_not_asked(self, ready):
+        ready.supervisor.worker_leaving(ready.workers[0])
+        ready.supervisor.adopt(ORDER)
+        assert ready.workers[0].told == []
+
+
+class TestNumber:
+    def test_more_workers_are_started_at_once(self, ready):
+        ready.supervisor.resize(4)
+        assert [worker.number for worker in ready.workers] == [1, 2, 3, 4]
         ready.workers[3].gets_ready()
+        assert ready.supervisor.check().detail == "3 of 4 ready"
+
+    def test_those_that_are_too_many_drain_and_are_not_started_again(self, ready):
+        ready.supervisor.resize(1)
+        assert [worker.orders for worker in ready.workers] == [[], ["leave later"]]
+        assert ready.supervisor.check().detail == "1 of 1 ready"
         ready.workers[1].ends("exit status 0")
-        assert done.result is True
-        assert ready.figure("tailproxy_worker_restarts_total") == 0
-        assert False not in ready.held[ready.held.index(False) + 1 :]
+        ready.clock.advance(60)
+        assert len(ready.workers) == 2
 
-    def test_it_stops_at_one_that_does_not_get_ready(self, ready):
-        done = ready.supervisor.replace()
-        ready.workers[2].ends("exit status 1")
-        assert done.result is False
-        assert [worker.orders for worker in ready.workers[:2]] == [[], []]
-        assert ready.supervisor.check().detail == "2 of 2 ready"
+    def test_one_that_was_still_starting_gets_no_connections(self, team):
+        team.workers[0].gets_ready()
+        team.supervisor.resize(1)
+        team.workers[1].gets_ready()
+        team.dispatcher.admit("serve", object())
+        team.dispatcher.admit("serve", object())
+        assert len(team.workers[0].taken) == 2
 
-    def test_a_drain_ends_it(self, ready):
-        done = ready.supervisor.replace()
-        ready.workers[2].gets_ready()
-        drained = ready.supervisor.drain()
-        for worker in list(ready.workers):
-            worker.ends("exit status 0")
-        assert drained.called
-        assert done.result is False
-        assert len(ready.workers) == 3
+    def test_a_place_that_waits_to_be_filled_can_go(self, ready):
+        ready.workers[1].ends()
+        ready.supervisor.resize(1)
+        ready.clock.advance(60)
+        assert len(ready.workers) == 2
 
 
 class TestChecks:
@@ -246,26 +281,10 @@ class TestChecks:
         ready.workers[1].checks = (("certificate", False, "no certificate: why"),)
         assert check.check().detail == "no certificate: why"
 
-    def test_a_worker_that_is_still_to_take_over_does_not_make_it_unready(self, ready):
-        check = WorkersCheck("certificate", ready.supervisor)
-        for worker in ready.workers:
-            worker.checks = (("certificate", True, "valid"),)
-        ready.supervisor.replace()
-        ready.workers[2].checks = (("certificate", False, "not yet"),)
-        assert check.check().ok
-
     def test_without_a_worker_that_serves_the_others_say_why(self, team):
         team.workers[0].checks = (("certificate", False, "not yet"),)
         result = WorkersCheck("certificate", team.supervisor).check()
         assert result.detail == "not yet"
-
-    def test_a_note_is_shown_beside_the_numbers(self, ready):
-        ready.supervisor.note("the new configuration is not used: why")
-        result = ready.supervisor.check()
-        assert result.ok
-        assert result.detail == "2 of 2 ready; the new configuration is not used: why"
-        ready.supervisor.note("")
-        assert ready.supervisor.check().detail == "2 of 2 ready"
 
 
 def collected(team) -> dict[str, float]:
