@@ -11,7 +11,7 @@ from twisted.scripts.twistd import ServerOptions
 
 from docs import reference
 from tailproxy import config
-from tailproxy.admin.service import admin_site
+from tailproxy.admin.service import admin_pages
 from tailproxy.schema import options
 from tailproxy.tap import Options
 from tailproxy.wire import proxyproto
@@ -84,5 +84,5 @@ def test_pages_of_the_admin_port_are_those_that_it_has():
     said = [
         name for row in rows("docs/endpoints.md", "## The admin port") for name in quoted(row[0])
     ]
-    site = admin_site("0", [], lambda: True, None, None, {})
-    assert sorted(said) == sorted(f"/{name.decode()}" for name in site.resource.children)
+    pages = admin_pages("0", [], lambda: True, None, None, {})
+    assert sorted(said) == sorted(f"/{name.decode()}" for name in pages.children)
