@@ -217,7 +217,7 @@ async def test_a_worker_that_is_told_to_go_drains_and_is_replaced(running):
     (ended,) = [wire for wire in wires if wire.lost]
     assert ended.received.endswith(b"\r\n0\r\n\r\n")
     await eventually(lambda: len([e for e in service.events() if "is ready" in e["message"]]) == 3)
-    await eventually(lambda: not alive(gone))
+    await eventually(lambda: gone not in service.workers)
     assert len(service.workers) == 2
     for wire in wires:
         wire.transport.loseConnection()
