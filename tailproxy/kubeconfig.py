@@ -108,7 +108,9 @@ class Kubeconfig:
 
 def _document(path: Path, another_file: str) -> Mapping[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The first document alone counts, as to kubectl; an empty file says nothing.
+        documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        document = next(documents, None) or {}
     except OSError as error:
         raise ConfigError(
             str(path), f"cannot read the kubeconfig: {error.strerror}; {another_file}"

@@ -1,0 +1,170 @@
+"""`tailproxy kubeconfig`: kubectl is told of a proxy."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from tailproxy.client import kubeconfigfile
+from tailproxy.client.destination import DestinationError, resolve
+from tailproxy.client.kubeconfigfile import KubeconfigFileError
+from tailproxy.client.user import kept_user
+from tailproxy.kubeconfig import kubeconfig_paths
+from tailproxy.options import Tailscaled
+from tailproxy.schema import ConfigError
+from tailproxy.tailnet.localapi import LocalAPI, LocalAPIError
+from tailproxy.wire.kubeconfig import USER, Entry, KubeconfigError, add
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tailproxy.wire.kubeconfig import Edit
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Refuse what nobody could select later."""
+    if value is not None and not (value.strip() and value.isprintable()):
+        raise click.BadParameter("it must have at least one character, and printable ones alone")
+    return value
+
+
+@click.command()
+@click.argument("url")
+@click.option("--context", metavar="NAME", callback=_name, help="Of the context [the full name].")
+@click.option("--cluster", metavar="NAME", callback=_name, help="Of the cluster [the full name].")
+@click.option("--user", metavar="NAME", callback=_name, help=f"Of the user [{USER}].")
+@click.option("-n", "--namespace", metavar="NAME", callback=_name, help="Of the context.")
+@click.option(
+    "--keep-user",
+    is_flag=True,
+    help="For a proxy in noauth mode: the context gets a user that is there already, with "
+    "its own credentials; that of --user, else of the current context.",
+)
+@click.option(
+    "--set-current/--no-set-current",
+    default=True,
+    help="Whether the context becomes the current one [it does].",
+)
+@click.option("--http", is_flag=True, help="Plain HTTP, unless URL has a scheme.")
+@click.option("--ca", metavar="FILE", type=_FILE, help="Embed certificates that vouch for it, PEM.")
+@click.option("--proxy-url", metavar="URL", callback=_name, help="Of a proxy into the tailnet.")
+@click.option("--kubeconfig", "file", metavar="FILE", type=_FILE, help="To change [as kubectl].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["-"]),
+    help="Print a kubeconfig of this entry alone, and change no file.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option(
+    "--socket",
+    metavar="PATH",
+    default=str(Tailscaled().socket),
+    show_default=True,
+    help="tailscaled's socket.",
+)
+def kubeconfig(
+    url: str,
+    context: str | None,
+    cluster: str | None,
+    user: str | None,
+    namespace: str | None,
+    keep_user: bool,
+    set_current: bool,
+    http: bool,
+    ca: Path | None,
+    proxy_url: str | None,
+    file: Path | None,
+    output: str | None,
+    dry_run: bool,
+    socket: str,
+) -> None:
+    """Have kubectl reach a cluster through a proxy on the tailnet.
+
+    URL is https://NAME or NAME, where NAME is the proxy's host name, full or short, with a port if
+    it has one of its own; or svc:NAME for a Tailscale Service; or an address.
+
+    The file is the one kubectl would use: the first of KUBECONFIG that is there, else
+    ~/.kube/config. Nothing in it changes but the entry's cluster, user and context.
+    """
+    files = kubeconfig_paths(file)
+    status, unknown = _status(socket)
+    try:
+        proxy = resolve(url, status, http=http, unknown=unknown)
+        warnings = list(proxy.warnings)
+        if keep_user:
+            user, doubt = kept_user(files, user)
+            warnings += [doubt] if doubt else []
+        entry = Entry(
+            server=proxy.url,
+            cluster=cluster or proxy.name,
+            context=context or proxy.name,
+            user=user or USER,
+            keep_user=keep_user,
+            namespace=namespace,
+            authority=kubeconfigfile.read_authority(ca) if ca else None,
+            proxy_url=proxy_url,
+            current=set_current,
+        )
+        for warning in warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        if output:
+            click.echo(add("", entry).text, nl=False)
+            return
+        target = kubeconfigfile.choose(files)
+        made = _put(entry, target, dry_run=dry_run)
+    except (ConfigError, DestinationError, KubeconfigError, KubeconfigFileError) as error:
+        raise click.ClickException(str(error)) from error
+    _tell(target, made.changes, dry_run=dry_run)
+    if not dry_run:
+        words = ["kubectl"]
+        words += ["--kubeconfig", str(file)] if file else []
+        words += [] if set_current else ["--context", entry.context]
+        click.echo(f"Next: {' '.join(words)} auth whoami", err=True)
+
+
+def _put(entry: Entry, target: Path, *, dry_run: bool) -> Edit:
+    try:
+        if dry_run:
+            return add(kubeconfigfile.read(target), entry)
+        return kubeconfigfile.change(target, partial(add, entry=entry))
+    except KubeconfigError as error:
+        raise KubeconfigError(f"{target}: {error}") from error
+
+
+def _tell(target: Path, changes: tuple[str, ...], *, dry_run: bool) -> None:
+    if not changes:
+        click.echo(f"{target}: nothing to change", err=True)
+        return
+    click.echo(f"{target}{' would change' if dry_run else ''}:", err=True)
+    for line in changes:
+        click.echo(f"  {line}", err=True)
+
+
+def _status(socket: str) -> tuple[Mapping[str, Any] | None, str]:
+    """Ask tailscaled for its status; None, and why, if it cannot be asked."""
+    found: list[tuple[Mapping[str, Any] | None, str]] = []
+
+    async def ask(reactor: Any) -> None:
+        tailscaled = LocalAPI(reactor, socket)
+        try:
+            found.append((await tailscaled.status(peers=True), ""))
+        except LocalAPIError as error:
+            # Its advice is for the service, which has a configuration.
+            found.append((None, error.message.partition(";")[0]))
+        finally:
+            await tailscaled.close()
+
+    with suppress(SystemExit):
+        react(lambda reactor: Deferred.fromCoroutine(ask(reactor)))
+    if not found:
+        raise click.Abort
+    return found[0]
