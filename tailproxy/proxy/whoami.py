@@ -58,7 +58,7 @@ def answer_json(request: Request, value: Any) -> bytes:
 
 
 def describe(request: Request, mode: str, version: str) -> dict[str, Any]:
-    """Everything that the proxy makes of a request's caller; `docs/whoami.md` has the keys.
+    """Everything that the proxy makes of a request's caller; `docs/endpoints.md` has the keys.
 
     :param request: adapts to `IIdentity` and `ICaller`.
     """

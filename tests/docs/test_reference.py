@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from typing import get_args
 
@@ -12,10 +13,11 @@ from twisted.scripts.twistd import ServerOptions
 from docs import reference
 from tailproxy import config
 from tailproxy.admin.service import admin_pages
+from tailproxy.errors import ApiError, UnknownCallerError
 from tailproxy.schema import options
 from tailproxy.tap import Options
 from tailproxy.wire import proxyproto
-from tests.docs.pages import SOURCES, quoted, rows, text, tree
+from tests.docs.pages import ROOT, SOURCES, blocks, quoted, rows, text, tree
 
 
 @pytest.mark.parametrize("name", reference.pages())
@@ -86,3 +88,33 @@ def test_pages_of_the_admin_port_are_those_that_it_has():
     ]
     pages = admin_pages("0", [], lambda: True, None, None, {})
     assert sorted(said) == sorted(f"/{name.decode()}" for name in pages.children)
+
+
+def test_reasons_of_a_status_are_those_of_its_codes():
+    said = {
+        int(code): reason
+        for row in rows("docs/endpoints.md", "## Refusals")
+        for code in re.findall(r"\d+", row[0])
+        for reason in quoted(row[1])
+    }
+    made = {code: json.loads(ApiError(code, "", "").status())["reason"] for code in range(400, 600)}
+    assert said == {code: reason for code, reason in made.items() if reason != "Unknown"}
+
+
+def test_the_example_of_a_status_is_what_is_sent():
+    (example,) = blocks("docs/endpoints.md", "json")
+    error = UnknownCallerError("100.64.0.99")
+    assert json.loads(example) == json.loads(error.status())
+
+
+def test_keys_of_whoami_are_those_that_it_has():
+    said = [row[0] for row in rows("docs/endpoints.md", "## The tailnet listeners")]
+    (describe,) = (
+        node
+        for node in ast.walk(tree(ROOT / "tailproxy/proxy/whoami.py"))
+        if isinstance(node, ast.FunctionDef) and node.name == "describe"
+    )
+    (returned,) = (node.value for node in describe.body if isinstance(node, ast.Return))
+    assert [f"`{key.value}`" for key in returned.keys] == [
+        cell for cell in said if not cell.startswith("`/")
+    ]
