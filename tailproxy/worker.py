@@ -166,6 +166,8 @@ class Worker:
                 self._writer.write_as(order.log, config.log_level.value)
         except ConfigError as error:
             problem = str(error)
+        # There may be a check that the supervisor has not heard of yet.
+        self._look()
         self._channel.send(Adopted(problem))
 
     def _admit(self, listener: str, connection: socket.socket | None) -> None:
