@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import configparser
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from textwrap import dedent
@@ -31,6 +32,15 @@ def text(path: str | Path) -> str:
 def tree(path: Path) -> ast.Module:
     """A module of the project."""
     return ast.parse(text(path))
+
+
+def words_of(node: ast.AST) -> Iterator[str]:
+    r"""A text in the code, if it is one; \0 stands for what is put in."""
+    if isinstance(node, ast.JoinedStr):
+        parts = [getattr(part, "value", None) for part in node.values]
+        yield "".join(part if isinstance(part, str) else "\0" for part in parts)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield re.sub(r"\{[^{}]*\}", "\0", node.value)
 
 
 def prose(page: str | Path) -> str:

@@ -17,7 +17,14 @@ from twisted.scripts.twistd import ServerOptions
 from bench import __main__ as bench
 from tailproxy.cli.main import main
 from tailproxy.tap import Options
-from tests.docs.pages import PAGES, ROOT, every_block, ini, prose, quoted
+from tests.docs.pages import (
+    PAGES,
+    ROOT,
+    every_block,
+    ini,
+    prose,
+    quoted,
+)
 from tests.lab import __main__ as lab
 from tests.lab import demo
 
@@ -146,12 +153,17 @@ def test_shell_can_be_read_and_its_commands_exist(block):
         check(words)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_between_the_lines_exist(page):
-    # A heading names a command without its arguments.
-    said = re.sub(r"^#.*$", "", prose(page), flags=re.MULTILINE)
-    for inline in quoted(said.replace("\n", " ")):
+def check_quoted(prose: str) -> None:
+    """Fail if a command between backquotes cannot be called."""
+    for inline in quoted(prose):
         begins = inline.split()[0]
         if " " in inline and "…" not in inline and begins in {first for first, *_ in PROGRAMS}:
             for words in commands(inline):
                 check(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_between_the_lines_exist(page):
+    # A heading names a command without its arguments.
+    said = re.sub(r"^#.*$", "", prose(page), flags=re.MULTILINE)
+    check_quoted(said.replace("\n", " "))

@@ -6,16 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.docs.pages import ROOT, SOURCES, quoted, rows, text, tree
-
-
-def words(node: ast.AST) -> Iterator[str]:
-    r"""A text in the code, if it is one; \0 stands for what is put in."""
-    if isinstance(node, ast.JoinedStr):
-        parts = [getattr(part, "value", None) for part in node.values]
-        yield "".join(part if isinstance(part, str) else "\0" for part in parts)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield re.sub(r"\{[^{}]*\}", "\0", node.value)
+from tests.docs.pages import ROOT, SOURCES, quoted, rows, text, tree, words_of
 
 
 def messages() -> set[str]:
@@ -24,7 +15,7 @@ def messages() -> set[str]:
         each
         for path in [*SOURCES, *ROOT.glob("tests/lab/*.py")]
         for node in ast.walk(tree(path))
-        for each in words(node)
+        for each in words_of(node)
     }
 
 
@@ -73,7 +64,7 @@ def shown() -> Iterator[str]:
             name = ast.unparse(call.func)
             at = places.get(name, places.get(name.rpartition(".")[2]))
             if at is not None and len(call.args) > at:
-                yield from words(call.args[at])
+                yield from words_of(call.args[at])
 
 
 def test_every_message_of_the_code_is_explained():
