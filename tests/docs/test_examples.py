@@ -16,8 +16,9 @@ from tailproxy.policy.grants import CAPABILITY, read_rules
 from tailproxy.wire import hujson
 from tests.docs.pages import ROOT, blocks, code, every_block, every_page, text
 
-# Those that are checked here, and two that nobody can check: plain text and queries of Prometheus.
-LANGUAGES = {"", "hujson", "ini", "json", "promql", "python", "sh", "toml", "yaml"}
+# Those that are checked here; what a terminal shows, checked by tests/e2e/test_tutorial.py; and two
+# that nobody can check: plain text and queries of Prometheus.
+LANGUAGES = {"", "console", "hujson", "ini", "json", "promql", "python", "sh", "toml", "yaml"}
 
 
 @pytest.mark.parametrize("page", every_page())

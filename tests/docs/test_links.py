@@ -59,7 +59,7 @@ def test_every_page_is_in_the_menu_once_and_found_from_the_readme():
 
 def test_the_menu_has_the_kinds_of_pages():
     kinds = re.findall(r"^:caption: (.*)$", menu(text("docs/index.md")), re.MULTILINE)
-    assert kinds == ["How-to guides", "Reference", "Explanation"]
+    assert kinds == ["Tutorial", "How-to guides", "Reference", "Explanation"]
 
 
 @pytest.mark.parametrize("page", every_page())

@@ -43,6 +43,7 @@ class Step:
     """One command of the tour.
 
     :ivar what: a sentence about what is to be seen.
+    :ivar words: of the command, behind the program.
     :ivar says: a part of its output that shows it went as it should.
     :ivar refused: whether it is to fail.
     """
@@ -52,6 +53,7 @@ class Step:
     words: str
     says: str
     refused: bool = False
+    program: str = "kubectl"
 
 
 PODS = Step(
@@ -85,10 +87,11 @@ MALLORY = Step(
     refused=True,
 )
 WHY = Step(
-    "What does the proxy itself say of grace?",
+    "And what does grace learn about herself, and why she is that?",
     "grace",
-    "get --raw /.tailproxy/whoami",
-    '"impersonates"',
+    "whoami",
+    "platform-team: rule 1",
+    program="tailproxy",
 )
 TOUR = [
     PODS,
@@ -134,14 +137,32 @@ class Tour:
         :raises LabError: it did not go as it should.
         """
         words = shlex.split(step.words)
-        self._announce(step.what, step.caller, words)
-        done = self._lab.kubectl(step.caller, *words)
+        self._announce(step.what, step.caller, step.program, *words)
+        if step.program == "kubectl":
+            done = self._lab.kubectl(step.caller, *words)
+        else:
+            done = self._run_own(step.program, step.caller, *words)
         self._print(done.stdout + done.stderr)
         if (done.returncode != 0) is not step.refused or step.says not in done.stdout + done.stderr:
             raise LabError(
                 f"the tour went wrong: {step.words!r} as {step.caller} was to show "
                 f"{step.says!r} and {'fail' if step.refused else 'succeed'}"
             )
+
+    def _run_own(self, program: str, caller: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of tailproxy as a caller to its end."""
+        return subprocess.run(
+            [
+                *self._lab.cluster.kubectl_prefix,
+                str(Path(sys.executable).with_name(program)),
+                *words,
+                f"--kubeconfig={self._lab.kubeconfig(caller)}",
+            ],
+            env=self._lab.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def show_stream(
         self, what: str, caller: str, words: str, says: str, poke: object = None
@@ -151,7 +172,7 @@ class Tour:
         :param poke: called once it runs, to make it say that.
         :raises LabError: it does not say it in time.
         """
-        self._announce(what, caller, shlex.split(words))
+        self._announce(what, caller, "kubectl", *shlex.split(words))
         process = self._lab.kubectl_process(caller, *shlex.split(words), stderr=subprocess.STDOUT)
         timer = threading.Timer(STREAM_SECONDS, process.kill)
         timer.start()
@@ -204,9 +225,9 @@ class Tour:
                 raise LabError(f"the tour went wrong: {caller} did not get the group {group}")
             time.sleep(0.1)
 
-    def _announce(self, what: str, caller: str, words: list[str]) -> None:
+    def _announce(self, what: str, caller: str, *words: str) -> None:
         print(f"\n{self._bold}{what}{self._plain}")
-        print(f"{self._dim}{caller} $ kubectl {shlex.join(words)}{self._plain}", flush=True)
+        print(f"{self._dim}{caller} $ {shlex.join(words)}{self._plain}", flush=True)
 
     def _print(self, text: str) -> None:
         print(textwrap.indent(text.rstrip(), "    "), flush=True)
@@ -245,9 +266,9 @@ def tour(lab: Lab) -> None:
 
 def farewell(lab: Lab, service: Service, *, stays: bool) -> None:
     """Say how to go on by hand."""
-    kubectl = lab.binary("kubectl")
+    programs = (lab.binary("kubectl").parent, Path(sys.executable).parent)
     print("\nThe tour is over. To go on by hand, in another terminal:")
-    print(f"  export PATH={kubectl.parent}:$PATH")
+    print(f"  export PATH={':'.join(map(str, programs))}:$PATH")
     print(f"  cd {lab.run}")
     for caller in CALLERS:
         words = [*lab.cluster.kubectl_prefix, "kubectl", "--kubeconfig", f"{caller}.kubeconfig"]
