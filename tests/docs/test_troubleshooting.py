@@ -47,14 +47,16 @@ SHOWN = {
     "Refusal": 2,
     "ResolverUnavailableError": 0,
     "UpstreamError": 2,
+    "_failed": 0,
     "critical": 0,
     "error": 0,
     "super().__init__": 2,
+    "warn": 0,
 }
 
 
 def shown() -> Iterator[str]:
-    r"""Every message of a refusal, of a start that fails, and of an error in the log."""
+    """Every message of a refusal, a failed start, a failed check, and what is wrong in the log."""
     for path in SOURCES:
         # A kubeconfig's errors are made by a method.
         places = {**SHOWN, "wrong": 0, "_wrong": 0} if path.name == "kubeconfig.py" else SHOWN
@@ -65,6 +67,10 @@ def shown() -> Iterator[str]:
             at = places.get(name, places.get(name.rpartition(".")[2]))
             if at is not None and len(call.args) > at:
                 yield from words_of(call.args[at])
+            if name == "CheckResult":
+                said = {word.arg: word.value for word in call.keywords}
+                if getattr(said["ok"], "value", None) is not True:
+                    yield from words_of(said["detail"])
 
 
 def test_every_message_of_the_code_is_explained():
