@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 
 import click
@@ -65,6 +66,10 @@ def commands(script: str) -> list[list[str]]:
     return [words for words in found if words]
 
 
+class IncompleteError(AssertionError):
+    """A command without an argument that it needs."""
+
+
 def check(words: list[str]) -> None:
     """Fail if one of our own programs is called as it cannot be."""
     for prefix, checked in PROGRAMS.items():
@@ -84,7 +89,8 @@ def click_command(words: list[str]) -> None:
             missing = each.value_is_missing(value)
             if isinstance(each.type, click.Choice) and not missing:
                 each.type_cast_value(context, value)
-            assert not (each.required and missing), f"{each.name} is missing"
+            if each.required and missing:
+                raise IncompleteError(each.name)
         if not isinstance(command, click.Group) or not rest:
             break
         name, found, words = command.resolve_command(context, rest)
@@ -153,17 +159,25 @@ def test_shell_can_be_read_and_its_commands_exist(block):
         check(words)
 
 
+@pytest.mark.parametrize("block", every_block("console"))
+def test_commands_at_a_prompt_exist(block):
+    typed = re.findall(r"^\$ (.*)$", block, re.MULTILINE)
+    assert typed
+    for words in commands("\n".join(typed)):
+        check(words)
+
+
 def check_quoted(prose: str) -> None:
     """Fail if a command between backquotes cannot be called."""
     for inline in quoted(prose):
         begins = inline.split()[0]
         if " " in inline and "…" not in inline and begins in {first for first, *_ in PROGRAMS}:
             for words in commands(inline):
-                check(words)
+                # Where it is only named, it may stand without its arguments.
+                with suppress(IncompleteError):
+                    check(words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_between_the_lines_exist(page):
-    # A heading names a command without its arguments.
-    said = re.sub(r"^#.*$", "", prose(page), flags=re.MULTILINE)
-    check_quoted(said.replace("\n", " "))
+    check_quoted(prose(page).replace("\n", " "))
