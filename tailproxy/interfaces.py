@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from OpenSSL import SSL
     from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IStreamClientEndpoint
     from twisted.web.resource import IResource
 
     from tailproxy.errors import ApiError
     from tailproxy.policy.identity import Caller, Identity
+    from tailproxy.wire.addresses import AddressPort
     from tailproxy.wire.http1 import Header
 
 
@@ -337,6 +339,97 @@ class IAuditSink(Interface):
 
     def answered(record: AccessRecord) -> None:
         """A request has its answer (for streams: the stream has ended)."""
+
+
+class ITailnetDialer(Interface):
+    """The way from here to other nodes of the tailnet."""
+
+    def endpoint(address: AddressPort) -> IStreamClientEndpoint:
+        """Where to connect for a TCP connection to a node.
+
+        It goes through the tailnet, whatever kind of networking tailscaled has, and never through
+        a proxy that the environment names. `connect` fails with any exception whose text says why.
+        """
+
+
+class SinkError(Exception):
+    """A recording is not kept, or not the whole of it.
+
+    :ivar reason: why, for the caller: the end of a sentence, without addresses and paths.
+    :ivar detail: the same for the log, with them; the reason if there is no more to say.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+        self.detail = detail or reason
+
+
+class IUploadWatcher(Interface):
+    """Whoever records. Never called from within a call of theirs to the upload."""
+
+    def upload_drained() -> None:
+        """The upload was full and now has room."""
+
+    def upload_failed(error: SinkError) -> None:
+        """There is no more to be had of the upload, and what it has may be lost.
+
+        At most once, and not after `IUpload.finish` or `IUpload.abandon`.
+        """
+
+
+class IUpload(Interface):
+    """One recording on its way to where it is kept."""
+
+    place = Attribute("Where that is, for the log: an address or a path, str.")
+    backlog = Attribute("Bytes that were written and that nobody has taken yet, int.")
+    full = Attribute(
+        "Whether the backlog has reached its limit, bool: time to read less of what is recorded."
+        " `IUploadWatcher.upload_drained` says when it is over."
+    )
+
+    def watch(watcher: IUploadWatcher) -> None:
+        """Tell this one how it goes. A failure from before is told at the next turn."""
+
+    def write(lines: bytes) -> None:
+        """Keep whole lines; the first one is the header. Never waits and never raises: what comes
+        when it is full is taken all the same, and what comes after a failure is forgotten.
+        """
+
+    def finish() -> Deferred[None]:
+        """There are no more lines. Fires when all of them are kept, within 30 s; it fails with
+        `SinkError` if some may not be.
+        """
+
+    def abandon() -> None:
+        """The session did not begin: nothing was written, and nothing is to be kept.
+
+        After lines were written it gives the recording up where it is.
+        """
+
+
+class ISessionSink(Interface):
+    """Where recordings of sessions are kept."""
+
+    name = Attribute("Which kind it is, for logs and metrics, str.")
+
+    def open(session: str) -> Deferred[IUpload]:
+        """Have a place for a recording, so sure that a session may begin; it has nothing yet
+        (spec/streaming.md 5.4). Within 30 s; it fails with `SinkError`. Cancelling it gives up.
+
+        :param session: the session's ID, of letters, digits and hyphens; it tells recordings of
+            the same second apart.
+        """
+
+
+class ISessionSinks(Interface):
+    """Which sink a session is recorded at."""
+
+    def sink(addresses: Sequence[AddressPort]) -> ISessionSink | None:
+        """Say where, or None if there is no such place.
+
+        :param addresses: the recorders that the caller's grants name, in order.
+        """
 
 
 @attrs.frozen

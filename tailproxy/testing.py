@@ -25,14 +25,19 @@ from tailproxy.interfaces import (
     IExchange,
     IIdentityResolver,
     IReadinessCheck,
+    ISessionSink,
+    ISessionSinks,
+    ITailnetDialer,
+    IUpload,
     IUpstream,
     ResponseHead,
+    SinkError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from twisted.internet.interfaces import IListeningPort
+    from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
     from twisted.web.http import Request
     from twisted.web.http_headers import Headers
 
@@ -40,11 +45,12 @@ if TYPE_CHECKING:
         AccessRecord,
         CheckResult,
         IResponseReceiver,
+        IUploadWatcher,
         KeyPair,
         UpstreamRequest,
     )
     from tailproxy.policy.identity import Caller, Identity
-    from tailproxy.wire.addresses import IPAddress
+    from tailproxy.wire.addresses import AddressPort, IPAddress
     from tailproxy.wire.http1 import Header
 
 
@@ -366,3 +372,162 @@ class FakeAuditSink:
     def answered(self, record: AccessRecord) -> None:
         """See `IAuditSink.answered`."""
         self.records.append(record)
+
+
+@implementer(IUpload)
+class FakeUpload:
+    """A recording that the test keeps.
+
+    :ivar session: whose it is.
+    :ivar written: what was written so far.
+    :ivar limit: bytes of backlog at which it is full.
+    :ivar stalled: whether what is written stays in the backlog until `drain`.
+    :ivar finished: whether there will be no more; the test answers with `acknowledge` or `fail`.
+    :ivar abandoned: whether it was given up.
+    """
+
+    place = "fake"
+
+    def __init__(self, session: str, limit: int = 1 << 20) -> None:
+        self.session = session
+        self.written = b""
+        self.backlog = 0
+        self.limit = limit
+        self.stalled = False
+        self.finished = False
+        self.abandoned = False
+        self._error: SinkError | None = None
+        self._end: Deferred[None] = Deferred()
+        self._watcher: IUploadWatcher | None = None
+
+    @property
+    def full(self) -> bool:
+        """See `IUpload.full`."""
+        return self.backlog >= self.limit
+
+    def watch(self, watcher: IUploadWatcher) -> None:
+        """See `IUpload.watch`."""
+        self._watcher = watcher
+
+    def write(self, lines: bytes) -> None:
+        """See `IUpload.write`."""
+        if self.finished or self.abandoned or not lines.endswith(b"\n"):
+            raise AssertionError(f"this may not be written: {lines!r}")
+        if self._error is None:
+            self.written += lines
+            self.backlog += len(lines) if self.stalled else 0
+
+    def finish(self) -> Deferred[None]:
+        """See `IUpload.finish`."""
+        self.finished = True
+        if self._error is not None:
+            return fail(self._error)
+        return self._end
+
+    def abandon(self) -> None:
+        """See `IUpload.abandon`."""
+        self.abandoned = True
+
+    # What the test does.
+
+    def drain(self) -> None:
+        """Take the whole backlog."""
+        was_full = self.full
+        self.backlog = 0
+        if was_full and self._watcher is not None:
+            self._watcher.upload_drained()
+
+    def acknowledge(self) -> None:
+        """Everything is kept."""
+        self._end.callback(None)
+
+    def fail(self, reason: str = "the recorder has gone") -> None:
+        """Break down, at the end or before it."""
+        self._error = SinkError(reason)
+        if self.finished:
+            self._end.errback(self._error)
+        elif self._watcher is not None:
+            self._watcher.upload_failed(self._error)
+
+
+@implementer(ISessionSink)
+class FakeSessionSink:
+    """A recorder in the test's hands.
+
+    :ivar error: why it takes no recording, or None.
+    :ivar hanging: whether it does not answer until `release`.
+    :ivar uploads: what it took, oldest first.
+    :ivar given_up: sessions that did not wait for it.
+    """
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.error: SinkError | None = None
+        self.hanging = False
+        self.uploads: list[FakeUpload] = []
+        self.given_up: list[str] = []
+        self._waiting: list[tuple[str, Deferred[IUpload]]] = []
+
+    def open(self, session: str) -> Deferred[IUpload]:
+        """See `ISessionSink.open`."""
+        if not self.hanging:
+            return self._answer(session)
+
+        def give_up(waiter: Deferred[IUpload]) -> None:
+            self._waiting.remove((session, waiter))
+            self.given_up.append(session)
+
+        waiter: Deferred[IUpload] = Deferred(give_up)
+        self._waiting.append((session, waiter))
+        return waiter
+
+    def release(self) -> None:
+        """Answer everybody who waits."""
+        self.hanging = False
+        waiting, self._waiting = self._waiting, []
+        for session, waiter in waiting:
+            self._answer(session).chainDeferred(waiter)
+
+    def _answer(self, session: str) -> Deferred[IUpload]:
+        if self.error is not None:
+            return fail(self.error)
+        upload = FakeUpload(session)
+        self.uploads.append(upload)
+        return succeed(upload)
+
+
+@implementer(ISessionSinks)
+class FakeSessionSinks:
+    """Has one sink for everybody, or none.
+
+    :ivar one: it.
+    :ivar asked: the addresses of every question.
+    """
+
+    def __init__(self, one: ISessionSink | None) -> None:
+        self.one = one
+        self.asked: list[tuple[AddressPort, ...]] = []
+
+    def sink(self, addresses: Sequence[AddressPort]) -> ISessionSink | None:
+        """See `ISessionSinks.sink`."""
+        self.asked.append(tuple(addresses))
+        return self.one
+
+
+@implementer(ITailnetDialer)
+class FakeDialer:
+    """A tailnet whose nodes are elsewhere.
+
+    :ivar endpoints: where each address really is.
+    :ivar dialled: every address that was asked for.
+    """
+
+    def __init__(self, endpoints: Mapping[AddressPort, IStreamClientEndpoint]) -> None:
+        self.endpoints = dict(endpoints)
+        self.dialled: list[AddressPort] = []
+
+    def endpoint(self, address: AddressPort) -> IStreamClientEndpoint:
+        """See `ITailnetDialer.endpoint`."""
+        self.dialled.append(address)
+        return self.endpoints[address]
