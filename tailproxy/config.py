@@ -33,6 +33,9 @@ from tailproxy.wire import hujson
 from tailproxy.wire.addresses import AddressPort, IPAddress
 
 VERSION = "v1alpha1"
+DEFAULT_SOURCE = "/etc/tailproxy/tailproxy.hujson"
+# The variable that names the file for the Tailscale operator's own proxy (spec/dataplane.md 2.1).
+SOURCE_VARIABLE = "TS_K8S_PROXY_CONFIG"
 
 
 class LogLevel(Enum):

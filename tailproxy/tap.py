@@ -15,7 +15,7 @@ from twisted.python import usage
 
 import tailproxy
 from tailproxy.assembly import check, serve
-from tailproxy.config import load
+from tailproxy.config import DEFAULT_SOURCE, SOURCE_VARIABLE, load
 from tailproxy.reactor import install
 from tailproxy.schema import ConfigError
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
     from tailproxy.config import Document
     from tailproxy.daemon import TailproxyService
-
-DEFAULT_CONFIG = "/etc/tailproxy/tailproxy.hujson"
-# The variable that names the file for the Tailscale operator's own proxy (spec/dataplane.md 2.1).
-_CONFIG_VARIABLE = "TS_K8S_PROXY_CONFIG"
 
 
 class Options(usage.Options):
@@ -45,7 +41,7 @@ class Options(usage.Options):
             "config",
             "c",
             None,
-            f"The configuration file [default: ${_CONFIG_VARIABLE}, or {DEFAULT_CONFIG}].",
+            f"The configuration file [default: ${SOURCE_VARIABLE}, or {DEFAULT_SOURCE}].",
         ]
     ]
     optFlags: Sequence[Sequence[Any]] = [
@@ -64,7 +60,7 @@ class Options(usage.Options):
         :raises SystemExit: it is wrong; or it was only to be checked.
         """
         # Absolute, since a daemon changes its folder before it may read the file again.
-        source = self["config"] or os.environ.get(_CONFIG_VARIABLE) or DEFAULT_CONFIG
+        source = self["config"] or os.environ.get(SOURCE_VARIABLE) or DEFAULT_SOURCE
         try:
             self.document = load(source)
             if self["check"]:

@@ -12,6 +12,8 @@ import tailproxy
 # Each command by the module that has it, under its own name.
 _COMMANDS: dict[str, str] = {
     "configure": "tailproxy.cli.configure",
+    "doctor": "tailproxy.cli.doctor",
+    "explain": "tailproxy.cli.explain",
     "kubeconfig": "tailproxy.cli.kubeconfig",
     "rbac": "tailproxy.cli.rbac",
     "whoami": "tailproxy.cli.whoami",

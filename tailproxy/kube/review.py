@@ -124,6 +124,10 @@ class ApiServerReview(Service):
         if self._round is not None:
             self._round.cancel()
 
+    def ask(self) -> Deferred[None]:
+        """Ask once, for who does not run it as a service; `checks` know the outcome then."""
+        return Deferred.fromCoroutine(self._ask())
+
     def _begin(self) -> None:
         self._round = Deferred.fromCoroutine(self._ask())
         self._round.addErrback(lambda failure: failure.trap(CancelledError))

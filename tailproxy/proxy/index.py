@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.web.resource import Resource
 from twisted.web.template import Element, XMLString, renderElement, renderer, tags
 
-from tailproxy.proxy.whoami import answer_json, describe
+from tailproxy.proxy.whoami import answer_json, describe_caller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,7 +68,7 @@ class IndexPage(Resource):
     def render_GET(self, request: Request) -> object:
         """Describe the caller and the service."""
         request.setHeader(b"vary", b"accept")
-        found = {**describe(request, self._mode, self._version), "plugins": self._plugins}
+        found = {**describe_caller(request, self._mode, self._version), "plugins": self._plugins}
         if not _wants_html(request.getHeader("accept") or ""):
             return answer_json(request, found)
         for name, value in _HEADERS.items():
@@ -96,7 +96,7 @@ def _is_zero(parameter: str) -> bool:
 class _Page(Element):
     """The page.
 
-    :param found: what `describe` says, and the plugins.
+    :param found: what `describe_caller` says, and the plugins.
     """
 
     loader = XMLString(_PAGE)

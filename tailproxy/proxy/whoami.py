@@ -9,11 +9,11 @@ from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from tailproxy.interfaces import ICaller, IIdentity, IResourcePlugin, PluginContext
+from tailproxy.policy.description import describe
 
 if TYPE_CHECKING:
     from twisted.web.server import Request
 
-    from tailproxy.policy.grants import RuleOrigin
     from tailproxy.policy.identity import Caller, Identity
 
 
@@ -46,7 +46,7 @@ class WhoAmIResource(Resource):
 
     def render_GET(self, request: Request) -> bytes:
         """Describe the caller."""
-        return answer_json(request, describe(request, self._mode, self._version))
+        return answer_json(request, describe_caller(request, self._mode, self._version))
 
 
 def answer_json(request: Request, value: Any) -> bytes:
@@ -57,61 +57,10 @@ def answer_json(request: Request, value: Any) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
 
 
-def describe(request: Request, mode: str, version: str) -> dict[str, Any]:
-    """Everything that the proxy makes of a request's caller; `docs/endpoints.md` has the keys.
+def describe_caller(request: Request, mode: str, version: str) -> dict[str, Any]:
+    """Everything that the proxy makes of a request's caller.
 
     :param request: adapts to `IIdentity` and `ICaller`.
     """
     identity = cast("Identity", IIdentity(request))
-    caller = cast("Caller", ICaller(request))
-    return {
-        "user": identity.user,
-        "groups": list(identity.groups),
-        "groupsFrom": groups_from(identity),
-        "groupReasons": [
-            {
-                "group": reason.group,
-                "reason": str(reason),
-                "rules": [_origin(origin) for origin in reason.origins],
-            }
-            for reason in identity.reasons
-        ],
-        "node": {
-            "name": identity.node,
-            "id": identity.node_id,
-            "tags": list(identity.tags),
-            "addresses": [str(address) for address in identity.addresses],
-        },
-        "address": identity.forwarded_for(caller).decode("ascii"),
-        "rules": [
-            {
-                "groups": list(rule.groups),
-                "recorderAddrs": [str(address) for address in rule.recorder_addresses],
-                "enforceRecorder": rule.enforce_recorder,
-                "enableEvents": rule.enable_events,
-                **_origin(rule.origin),
-            }
-            for rule in identity.grants.rules
-        ],
-        "service": caller.service,
-        "mode": mode,
-        "version": version,
-        "impersonates": (
-            {"user": identity.user, "groups": list(identity.groups)} if mode == "auth" else None
-        ),
-    }
-
-
-def groups_from(identity: Identity) -> str:
-    """Where a caller's groups come from: `grants`, `tags` or, without any, `nothing`."""
-    if not identity.groups:
-        return "nothing"
-    return "grants" if identity.grants.groups else "tags"
-
-
-def _origin(origin: RuleOrigin) -> dict[str, Any]:
-    return {
-        "capability": origin.capability,
-        "rule": origin.number,
-        "grantedOn": "service" if origin.service else "node",
-    }
+    return describe(identity, cast("Caller", ICaller(request)), mode=mode, version=version)

@@ -85,6 +85,18 @@ class Node:
         found = re.match(r"(\d+)\.(\d+)", self.version)
         return found is not None and (int(found[1]), int(found[2])) < MINIMUM
 
+    def check(self) -> CheckResult:
+        """Whether callers can reach it, and what to do if not."""
+        if self.state != RUNNING:
+            hint = _NEXT_STEP.get(self.state, "it is still starting")
+            return CheckResult(ok=False, detail=f"tailscaled is in state {self.state}: {hint}")
+        if not self.addresses:
+            return CheckResult(ok=False, detail="the node has no address on the tailnet yet")
+        detail = f"{self.fqdn or 'the node'} is on the tailnet"
+        for warning in _warnings(self):
+            detail += f"; {warning}"
+        return CheckResult(ok=True, detail=detail)
+
     @classmethod
     def read(cls, status: Mapping[str, Any], capability: int | None) -> Node:
         """Read an answer to ``status``.
@@ -145,18 +157,7 @@ class NodeMonitor(Service):
 
     def check(self) -> CheckResult:
         """See `IReadinessCheck.check`: whether callers can reach the node."""
-        node = self.node
-        if not node.state:
-            return CheckResult(ok=False, detail=self._reason)
-        if node.state != RUNNING:
-            hint = _NEXT_STEP.get(node.state, "it is still starting")
-            return CheckResult(ok=False, detail=f"tailscaled is in state {node.state}: {hint}")
-        if not node.addresses:
-            return CheckResult(ok=False, detail="the node has no address on the tailnet yet")
-        detail = f"{node.fqdn or 'the node'} is on the tailnet"
-        for warning in _warnings(node):
-            detail += f"; {warning}"
-        return CheckResult(ok=True, detail=detail)
+        return self.node.check() if self.node.state else CheckResult(ok=False, detail=self._reason)
 
     def stopService(self) -> None:
         """Ask no more."""

@@ -60,7 +60,7 @@ def test_variables_of_the_environment_are_those_that_are_read():
         for name in re.findall(r'(?:environ|environment)(?:\.get\(|\[)"(\w+)"', text(path))
     }
     assert set(said) - {"TS_K8S_PROXY_CONFIG"} == read
-    assert '"TS_K8S_PROXY_CONFIG"' in text("tailproxy/tap.py")
+    assert '"TS_K8S_PROXY_CONFIG"' in text("tailproxy/config.py")
 
 
 def test_reasons_of_a_refused_header_are_all_there():
@@ -111,7 +111,7 @@ def test_keys_of_whoami_are_those_that_it_has():
     said = [row[0] for row in rows("docs/endpoints.md", "## The tailnet listeners")]
     (describe,) = (
         node
-        for node in ast.walk(tree(ROOT / "tailproxy/proxy/whoami.py"))
+        for node in ast.walk(tree(ROOT / "tailproxy/policy/description.py"))
         if isinstance(node, ast.FunctionDef) and node.name == "describe"
     )
     (returned,) = (node.value for node in describe.body if isinstance(node, ast.Return))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.client import address_of, ask
+from tests.e2e.command import tailproxy
 from tests.lab.tailnet import CAPABILITY
 
 pytestmark = pytest.mark.usefixtures("proxy")
@@ -78,16 +77,8 @@ def test_kubectl_gets_the_list_as_json(lab):
 
 
 def command(lab, caller: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, with the kubeconfig of a caller."""
-    program = Path(sys.executable).with_name("tailproxy")
-    return subprocess.run(
-        [*lab.cluster.kubectl_prefix, str(program), "whoami", *words],
-        env={**lab.environment, "KUBECONFIG": str(lab.kubeconfig(caller)), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """`tailproxy whoami` with the kubeconfig of a caller."""
+    return tailproxy(lab, "whoami", *words, KUBECONFIG=str(lab.kubeconfig(caller)))
 
 
 @pytest.mark.parametrize(
