@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import getopt
 import re
 import shlex
@@ -21,10 +22,13 @@ from tailproxy.tap import Options
 from tests.docs.pages import (
     PAGES,
     ROOT,
+    SOURCES,
     every_block,
     ini,
     prose,
     quoted,
+    tree,
+    words_of,
 )
 from tests.lab import __main__ as lab
 from tests.lab import demo
@@ -181,3 +185,14 @@ def check_quoted(prose: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_between_the_lines_exist(page):
     check_quoted(prose(page).replace("\n", " "))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_messages_exist(path):
+    nodes = list(ast.walk(tree(path)))
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    parts = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in nodes:
+        if node not in docstrings | parts:
+            for message in words_of(node):
+                check_quoted(message.replace("\0", "NAME"))
