@@ -1,7 +1,7 @@
 """Makes the files that the code knows best: `python -m docs.reference`.
 
 What an option, a metric or a command means is said once, where it is defined. These pages are
-the same sentences as tables, and the files of `docs.example` the same as a configuration;
+the same sentences as tables, the files of `docs.example` the same as a configuration;
 `tests/docs/test_reference.py` sees to it that they are up to date.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from docs.dashboard import dashboard
 from docs.example import default_of, example, json_schema, nested_in, plain
 from tailproxy.cli.main import main as group
 from tailproxy.config import Config
@@ -44,6 +45,7 @@ def pages() -> dict[str, str]:
         "docs/commands.md": commands(),
         "docs/configuration.md": configuration(),
         "docs/metrics.md": metrics(),
+        "etc/grafana.json": dashboard(),
         "etc/tailproxy.hujson": example(),
         "etc/tailproxy.schema.json": json_schema(),
     }

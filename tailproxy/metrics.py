@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Info
+from prometheus_client import CollectorRegistry, Info, ProcessCollector
 
 from tailproxy.counting import Counter, Gauge, Histogram
 
@@ -35,6 +35,7 @@ class Metrics:
         Info("tailproxy_build", "The running version.", registry=registry).info(
             {"version": version}
         )
+        ProcessCollector(registry=registry)
         self.requests = Counter(
             "tailproxy_requests_total",
             "Requests answered, by Kubernetes verb, status code and mode.",

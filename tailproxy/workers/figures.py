@@ -14,11 +14,15 @@ from prometheus_client import Metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# What cannot be added up: a fact that all share, a state, and the certificate that ends first.
+# What cannot be added up: a fact that all share, a state, what ends first, who was there first,
+# and how near to its limit one of them is.
 _RULES: dict[str, Callable[[float, float], float]] = {
     "tailproxy_build_info": max,
     "tailproxy_draining": max,
     "tailproxy_certificate_expiry_timestamp_seconds": min,
+    "process_start_time_seconds": min,
+    "process_open_fds": max,
+    "process_max_fds": min,
 }
 _TOTALS = ("counter", "histogram")
 
