@@ -20,9 +20,10 @@ from tailproxy.options import Tailscaled
 from tailproxy.schema import ConfigError
 from tailproxy.tailnet.localapi import LocalAPI, LocalAPIError
 from tailproxy.wire.kubeconfig import USER, Entry, KubeconfigError, add
+from tailproxy.wire.kubeconfig import remove as take_out
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tailproxy.wire.kubeconfig import Edit
 
@@ -63,6 +64,11 @@ def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
     type=click.Choice(["-"]),
     help="Print a kubeconfig of this entry alone, and change no file.",
 )
+@click.option(
+    "--remove",
+    is_flag=True,
+    help="Take the context out again, and the cluster unless another context uses it.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option(
     "--socket",
@@ -84,6 +90,7 @@ def kubeconfig(
     proxy_url: str | None,
     file: Path | None,
     output: str | None,
+    remove: bool,
     dry_run: bool,
     socket: str,
 ) -> None:
@@ -95,6 +102,8 @@ def kubeconfig(
     The file is the one kubectl would use: the first of KUBECONFIG that is there, else
     ~/.kube/config. Nothing in it changes but the entry's cluster, user and context.
     """
+    if output and remove:
+        raise click.UsageError("--remove changes a file, and --output none")
     files = kubeconfig_paths(file)
     status, unknown = _status(socket)
     try:
@@ -120,22 +129,25 @@ def kubeconfig(
             click.echo(add("", entry).text, nl=False)
             return
         target = kubeconfigfile.choose(files)
-        made = _put(entry, target, dry_run=dry_run)
+        edit = partial(add, entry=entry)
+        if remove:
+            edit = partial(take_out, context=entry.context, cluster=entry.cluster)
+        made = _change(target, edit, dry_run=dry_run)
     except (ConfigError, DestinationError, KubeconfigError, KubeconfigFileError) as error:
         raise click.ClickException(str(error)) from error
     _tell(target, made.changes, dry_run=dry_run)
-    if not dry_run:
+    if not dry_run and not remove:
         words = ["kubectl"]
         words += ["--kubeconfig", str(file)] if file else []
         words += [] if set_current else ["--context", entry.context]
         click.echo(f"Next: {' '.join(words)} auth whoami", err=True)
 
 
-def _put(entry: Entry, target: Path, *, dry_run: bool) -> Edit:
+def _change(target: Path, edit: Callable[[str], Edit], *, dry_run: bool) -> Edit:
     try:
         if dry_run:
-            return add(kubeconfigfile.read(target), entry)
-        return kubeconfigfile.change(target, partial(add, entry=entry))
+            return edit(kubeconfigfile.read(target))
+        return kubeconfigfile.change(target, edit)
     except KubeconfigError as error:
         raise KubeconfigError(f"{target}: {error}") from error
 

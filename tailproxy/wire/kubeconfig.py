@@ -135,6 +135,23 @@ def add(text: str, entry: Entry) -> Edit:
     return config.edit()
 
 
+def remove(text: str, context: str, cluster: str) -> Edit:
+    """Take a context out of a kubeconfig, and its cluster unless another context uses it.
+
+    The user stays: contexts in other files may use it, and it holds no secret. If the context was
+    the current one, there is none then.
+
+    :raises KubeconfigError: the text is no kubeconfig, or cannot be changed without harm.
+    """
+    config = _Document(text)
+    config.take("contexts", context)
+    if all(each.get("cluster") != cluster for each in _entries(config.said, "contexts").values()):
+        config.take("clusters", cluster)
+    if config.said.get("current-context") == context:
+        config.point_to("")
+    return config.edit()
+
+
 def _entries(content: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
     """The entries of a list by their names, without those that are none; the first counts."""
     found: dict[str, dict[str, Any]] = {}
@@ -215,6 +232,22 @@ class _Document:
             + (f"; dropped {', '.join(dropped)}" if dropped else "")
         )
 
+    def take(self, key: str, name: str) -> None:
+        """Remove an entry, if it is there."""
+        entries = self.said.get(key)
+        entries = entries if isinstance(entries, list) else []
+        names = [each.get("name") if isinstance(each, dict) else None for each in entries]
+        if name not in names:
+            return
+        number = names.index(name)
+        self.said[key] = [*entries[:number], *entries[number + 1 :]]
+        self._changes.append(f"removed {_LISTS[key]} {name!r}")
+        sequence = self._sequence(key)
+        if sequence is None or len(entries) == 1:
+            self._top[key] = []
+        else:
+            self._text.remove(sequence, sequence.items[number])
+
     def point_to(self, context: str) -> None:
         """Make a context the current one."""
         before = self.said.get("current-context")
@@ -223,10 +256,12 @@ class _Document:
         self._top["current-context"] = context
         self.said["current-context"] = context
         was = f" (was {before!r})" if isinstance(before, str) and before else ""
-        self._changes.append(f"current-context is {context!r}{was}")
+        self._changes.append(f"current-context is {repr(context) if context else 'unset'}{was}")
 
     def edit(self) -> Edit:
         """The new text, once it has been read again."""
+        if not self._changes:
+            return Edit(self._text.text, ())
         try:
             if self._root is None:
                 fresh: dict[str, Value] = {"apiVersion": "v1", "kind": "Config"}

@@ -170,8 +170,9 @@ class _Builder:
 
     def _scalar(self, event: Any, start: int, bare: bool) -> Scalar:
         value, end, quote = event.value, _index(event.end_mark), event.style or ""
-        keeps_newlines = value.endswith("\n\n") or value == "\n"
-        if quote in {"|", ">"} and not keeps_newlines:
+        # With "+" in its head the lines behind a text are part of it, else they are anybody's.
+        keeps = value == "\n" or (value.endswith("\n") and value != value.rstrip() + "\n")
+        if quote in {"|", ">"} and not keeps:
             end = start + len(self._text[start:end].rstrip())
         tag = event.tag
         if tag is None or tag == "!":

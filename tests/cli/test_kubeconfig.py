@@ -157,6 +157,20 @@ class TestConnected:
         assert "Next" not in done.stderr
         assert file.read_text() == LAB
 
+    def test_an_entry_can_be_taken_out_again(self, run, file):
+        file.write_text(LAB)
+        run("kube-prod", "--no-set-current")
+        done = run("kube-prod", "--remove")
+        assert done.stderr.splitlines() == [
+            f"{file}:",
+            f"  removed context '{NAME}'",
+            f"  removed cluster '{NAME}'",
+        ]
+        assert file.read_text().startswith(LAB)
+
+    def test_to_print_and_to_take_out_is_a_contradiction(self, run):
+        assert "--remove changes a file" in run("kube-prod", "--remove", "-o", "-", code=2).stderr
+
     def test_the_users_own_credentials_can_be_kept(self, run, file):
         file.write_text(LAB)
         run("kube-prod", "--keep-user")

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from tailproxy.wire.kubeconfig import Entry, KubeconfigError, add
+from tailproxy.wire.kubeconfig import Entry, KubeconfigError, add, remove
 
 NAME = "kube-prod.corp-cat.ts.net"
 ENTRY = Entry(f"https://{NAME}", NAME, NAME)
@@ -245,6 +245,45 @@ class TestUsers:
         made = put(LAB, user="bob", keep_user=True)
         assert entries(made, "users") == {"bob": {"token": "secret"}}
         assert entries(made, "contexts")[NAME] == {"cluster": NAME, "user": "bob"}
+
+
+class TestRemoval:
+    USER = "- name: tailscale-auth\n  user:\n    token: unused\n"
+
+    def test_what_was_added_is_taken_out_and_the_user_stays(self):
+        made = remove(put(LAB), NAME, NAME)
+        assert made.text == LAB.replace("current-context: lab", "current-context: ''") + self.USER
+        assert made.changes == (
+            f"removed context {NAME!r}",
+            f"removed cluster {NAME!r}",
+            f"current-context is unset (was {NAME!r})",
+        )
+
+    def test_a_context_that_is_current_otherwise_stays_so(self):
+        assert remove(put(LAB, current=False), NAME, NAME).text == LAB + self.USER
+
+    def test_a_cluster_that_another_context_uses_stays(self):
+        text = put(put(LAB), context="other")
+        made = remove(text, NAME, NAME)
+        assert made.changes == (f"removed context {NAME!r}",)
+        assert set(entries(made.text, "clusters")) == {"lab", NAME}
+
+    def test_the_only_entries_leave_empty_lists(self):
+        made = remove(FRESH, NAME, NAME).text
+        assert yaml.safe_load(made)["clusters"] == []
+        assert yaml.safe_load(made)["contexts"] == []
+        assert put(made) == FRESH.replace(f"current-context: {NAME}", f"current-context: '{NAME}'")
+
+    def test_json_stays_json(self):
+        before = json.dumps(yaml.safe_load(LAB), indent=2)
+        made = json.loads(remove(put(before, current=False), NAME, NAME).text)
+        made["users"].pop()
+        assert made == json.loads(before)
+
+    @pytest.mark.parametrize("text", ["", "# mine\n", LAB])
+    def test_what_is_not_there_changes_nothing(self, text):
+        made = remove(text, NAME, NAME)
+        assert (made.text, made.changes) == (text, ())
 
 
 class TestAliases:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tailproxy.wire.kubeconfig import Entry, add
+from tailproxy.wire.kubeconfig import Edit, Entry, KubeconfigError, add
 from tailproxy.wire.yamltext import Block, Text
 from tailproxy.wire.yamltree import TextError, parse, plain
 
@@ -229,6 +229,30 @@ def test_nothing_but_the_entry_changes_in_block_style(before, after):
     assert (again.text, again.changes) == (made.text, ())
 
 
+DAMAGE = [
+    "\n", " ", "- ", "#", "{", "}", "[", "]", ": ", "&a0 ", "*a0 ", "|", "'", '"', "\t",
+    "<<: *a0\n", "? ", "!", "---\n", "\u2028", ",", "name: ", "users:\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [before for before, _ in pages(40)], ids=range(40))
+def test_any_file_is_refused_or_changed_for_good(page):
+    """Files that somebody has damaged: no other error, and no second change."""
+    chance = random.Random(page)
+    for _ in range(10):
+        text = page
+        for _ in range(chance.randint(1, 3)):
+            start = chance.randrange(len(text))
+            text = text[:start] + chance.choice(DAMAGE) + text[start:]
+            start = chance.randrange(len(text))
+            text = text[:start] + text[start + chance.choice([0, 1, 5]) :]
+        try:
+            made = add(text, ENTRY)
+        except KubeconfigError:
+            continue
+        assert add(made.text, ENTRY) == Edit(made.text, ())
+
+
 def document(chance: random.Random) -> tuple[dict, dict]:
     """A kubeconfig as JSON has it, and what should become of it."""
     before: dict = {}
@@ -311,10 +335,11 @@ class TestText:
         text.remove(sequence, sequence.items[number])
         assert text.result() == f"a: {after}\n"
 
-    def test_what_is_added_stands_behind_lines_that_a_text_keeps(self):
-        text = Text("a:\n- b: |+\n    c\n\n\nd: 1\n")
+    @pytest.mark.parametrize("lines", ["\n", "\n\n", "\n      \n", "     \n"])
+    def test_what_is_added_stands_behind_lines_that_a_text_keeps(self, lines):
+        text = Text(f"a:\n- b: |+\n    c\n{lines}d: 1\n")
         text.append(text.root.get("a"), {"e": "f"}, Block())
-        assert text.result() == "a:\n- b: |+\n    c\n\n\n- e: f\nd: 1\n"
+        assert text.result() == f"a:\n- b: |+\n    c\n{lines}- e: f\nd: 1\n"
 
     def test_changes_that_overlap_are_refused(self):
         text = Text("a: {b: {c: d}}\n")
