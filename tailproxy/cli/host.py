@@ -39,6 +39,8 @@ def run(
     ended: list[Any] = []
     with suppress(SystemExit):
         react(lambda reactor: Deferred.fromCoroutine(work(reactor)).addBoth(ended.append))
+    if not ended:  # somebody interrupted it
+        raise click.Abort
     if isinstance(ended[0], Failure):
         if ended[0].check(*problems):
             raise click.ClickException(str(ended[0].value))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from twisted.internet.defer import Deferred
-from twisted.internet.task import react
 
+from tailproxy.cli.host import run
 from tailproxy.client import kubeconfigfile
 from tailproxy.client.destination import DestinationError, resolve
 from tailproxy.client.kubeconfigfile import KubeconfigFileError
@@ -39,10 +38,14 @@ def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 
 @click.command()
 @click.argument("url")
-@click.option("--context", metavar="NAME", callback=_name, help="Of the context [the full name].")
-@click.option("--cluster", metavar="NAME", callback=_name, help="Of the cluster [the full name].")
-@click.option("--user", metavar="NAME", callback=_name, help=f"Of the user [{USER}].")
-@click.option("-n", "--namespace", metavar="NAME", callback=_name, help="Of the context.")
+@click.option(
+    "--context", metavar="NAME", callback=_name, help="The context's name [default: NAME in full]."
+)
+@click.option(
+    "--cluster", metavar="NAME", callback=_name, help="The cluster's name [default: NAME in full]."
+)
+@click.option("--user", metavar="NAME", callback=_name, help=f"The user's name [default: {USER}].")
+@click.option("-n", "--namespace", metavar="NAME", callback=_name, help="The context's namespace.")
 @click.option(
     "--keep-user",
     is_flag=True,
@@ -52,12 +55,14 @@ def _name(_: click.Context, __: click.Parameter, value: str | None) -> str | Non
 @click.option(
     "--set-current/--no-set-current",
     default=True,
-    help="Whether the context becomes the current one [it does].",
+    help="Whether the context becomes the current one [default: it does].",
 )
-@click.option("--http", is_flag=True, help="Plain HTTP, unless URL has a scheme.")
-@click.option("--ca", metavar="FILE", type=_FILE, help="Embed certificates that vouch for it, PEM.")
-@click.option("--proxy-url", metavar="URL", callback=_name, help="Of a proxy into the tailnet.")
-@click.option("--kubeconfig", "file", metavar="FILE", type=_FILE, help="To change [as kubectl].")
+@click.option("--http", is_flag=True, help="Plain HTTP where URL has no scheme.")
+@click.option("--ca", metavar="FILE", type=_FILE, help="PEM certificates that vouch for the proxy.")
+@click.option(
+    "--proxy-url", metavar="URL", callback=_name, help="An HTTP or SOCKS5 proxy into the tailnet."
+)
+@click.option("--kubeconfig", "file", metavar="FILE", type=_FILE, help="The file to change.")
 @click.option(
     "-o",
     "--output",
@@ -140,7 +145,7 @@ def kubeconfig(
         words = ["kubectl"]
         words += ["--kubeconfig", str(file)] if file else []
         words += [] if set_current else ["--context", entry.context]
-        click.echo(f"Next: {' '.join(words)} auth whoami", err=True)
+        click.echo(f"Next: {shlex.join([*words, 'auth', 'whoami'])}", err=True)
 
 
 def _change(target: Path, edit: Callable[[str], Edit], *, dry_run: bool) -> Edit:
@@ -163,20 +168,15 @@ def _tell(target: Path, changes: tuple[str, ...], *, dry_run: bool) -> None:
 
 def _status(socket: str) -> tuple[Mapping[str, Any] | None, str]:
     """Ask tailscaled for its status; None, and why, if it cannot be asked."""
-    found: list[tuple[Mapping[str, Any] | None, str]] = []
 
-    async def ask(reactor: Any) -> None:
+    async def ask(reactor: Any) -> tuple[Mapping[str, Any] | None, str]:
         tailscaled = LocalAPI(reactor, socket)
         try:
-            found.append((await tailscaled.status(peers=True), ""))
+            return await tailscaled.status(peers=True), ""
         except LocalAPIError as error:
             # Its advice is for the service, which has a configuration.
-            found.append((None, error.message.partition(";")[0]))
+            return None, error.message.partition(";")[0]
         finally:
             await tailscaled.close()
 
-    with suppress(SystemExit):
-        react(lambda reactor: Deferred.fromCoroutine(ask(reactor)))
-    if not found:
-        raise click.Abort
-    return found[0]
+    return run(ask, ())
