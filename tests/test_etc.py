@@ -12,13 +12,13 @@ import yaml
 
 import tailproxy
 from tailproxy import config
-from tailproxy.config import Config
+from tailproxy.config import DEFAULT_SOURCE, Config
 from tailproxy.counting import Family
 from tailproxy.metrics import Metrics
 from tailproxy.options import ListenerKind
 from tailproxy.policy.grants import CAPABILITY, read_rules
 from tailproxy.policy.rights import Rights, groups_of_policy, manifests
-from tailproxy.tap import DEFAULT_CONFIG, Options
+from tailproxy.tap import Options
 from tailproxy.wire import hujson
 from tests.etc import ETC, kubernetes, one, text
 
@@ -120,7 +120,7 @@ class TestDockerfile:
     def test_it_runs_the_service_as_pods_and_units_do(self):
         lines = dict(line.split(" ", 1) for line in text("Dockerfile").splitlines() if " " in line)
         assert json.loads(lines["ENTRYPOINT"]) == ENTRYPOINT
-        assert json.loads(lines["CMD"]) == ["--config", DEFAULT_CONFIG]
+        assert json.loads(lines["CMD"]) == ["--config", DEFAULT_SOURCE]
         (proxy,) = one("Deployment")["spec"]["template"]["spec"]["containers"]
         assert "command" not in proxy
         assert proxy["args"] == json.loads(lines["CMD"])
@@ -177,12 +177,12 @@ class TestUnit:
         program, *words = command.split()
         assert [program.rpartition("/")[2], *words[:3]] == ENTRYPOINT
         options = [name for name, *_ in Options.optParameters]
-        assert words[3:] == ["--config", DEFAULT_CONFIG]
+        assert words[3:] == ["--config", DEFAULT_SOURCE]
         assert "config" in options
 
     def test_a_reload_checks_the_file_and_sends_the_signal(self, service):
         check, send = service["ExecReload"]
-        assert check.endswith(f" tailproxy --config {DEFAULT_CONFIG} --check")
+        assert check.endswith(f" tailproxy --config {DEFAULT_SOURCE} --check")
         assert "check" in [name for name, *_ in Options.optFlags]
         assert send == "kill -HUP $MAINPID"
         assert signal.Signals["SIGHUP"] == signal.SIGHUP
