@@ -46,6 +46,19 @@ def test_every_link_leads_somewhere(page):
         assert target.is_file() or page.parent != ROOT / "docs", f"{link}: name a file in it"
 
 
+def test_pages_that_other_files_name_exist():
+    files = [ROOT / "setup.cfg", ROOT / "tox.ini", *ROOT.glob("etc/*")]
+    for folder in ("bench", "docs", "tailproxy", "tests"):
+        files += ROOT.glob(f"{folder}/**/*.py")
+    named = 0
+    for path in files:
+        for page, anchor in re.findall(r"\b(docs/[\w-]+\.md)(?:#([\w-]+))?", text(path)):
+            assert (ROOT / page).exists(), f"{path}: {page}"
+            assert not anchor or anchor in anchors(ROOT / page), f"{path}: {page}#{anchor}"
+            named += 1
+    assert named > 10
+
+
 @pytest.mark.parametrize("page", every_page())
 def test_every_picture_has_words_in_its_place(page):
     assert "![](" not in prose(page)
