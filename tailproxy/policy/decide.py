@@ -74,6 +74,13 @@ class Refusal:
     cause: Exception | None = attrs.field(default=None, eq=False)
 
 
+CROSS_SITE = (
+    "a page of another site has this browser send the request, and it would run with your rights "
+    "in the cluster, so it is refused. Open the address itself, or use kubectl."
+)
+"""What becomes of a browser's request for another site's page: a device on the tailnet needs no
+password, so that without this every page that is open on it could act as its user."""
+
 # Nearly every request.
 _FORWARD = Forward()
 
@@ -99,6 +106,8 @@ def decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | 
 
 def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward | Refusal:
     if rules.mode is not Mode.NOAUTH:
+        if request.fields.cross_site and request.cross_site:
+            return Refusal(403, "cross-site", CROSS_SITE)
         refusal = _impersonation(identity, request, rules)
         if refusal is not None:
             return refusal

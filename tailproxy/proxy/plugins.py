@@ -21,6 +21,7 @@ from twisted.web.server import Site as WebSite
 
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import ICaller, IIdentity, ResponseHead
+from tailproxy.policy.decide import CROSS_SITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -60,6 +61,8 @@ class PluginsResource:
             request.refuse(
                 ApiError(404, "no-plugin", f"no plugin has this name; there are: {names}")
             )
+        elif request.head.cross_site:
+            request.refuse(ApiError(403, "cross-site", CROSS_SITE))
         elif request.upgrade is not None:
             request.refuse(
                 ApiError(400, "plugin-upgrade", "nothing below /.tailproxy can be upgraded")

@@ -40,9 +40,22 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]
 _LENGTH = re.compile(rb"[0-9]{1,18}")  # below 2**63, the largest length anybody keeps
 _METHODS = frozenset((b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS"))
 _LOOKED_AT = frozenset(
-    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"te", b"upgrade")
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"expect",
+        b"te",
+        b"upgrade",
+        b"origin",
+        b"sec-fetch-site",
+    )
 )
 _NOTHING: frozenset[bytes] = frozenset()
+_SAFE = frozenset((b"GET", b"HEAD"))
+# Pages of the same host and port, and what a person has typed.
+_SAME_SITES = frozenset((b"same-origin", b"none"))
 # Protocols that carry more requests, which would pass unseen behind the switch.
 _NEVER_SWITCHED = (b"h2c", b"http/", b"tls/")
 
@@ -60,6 +73,7 @@ class Fields:
         its own loose reading, for decisions; `upgrade` is what goes upstream.
     :ivar named: what ``Connection`` names, in lower case, but for what it cannot name.
     :ivar trailers: whether ``TE`` allows trailers in the answer.
+    :ivar cross_site: whether a browser sends this for a page of another site.
     :ivar made: what later steps have made of these fields, each under a key of its own: the next
         request may have the same (see `LastHead`).
     """
@@ -72,6 +86,7 @@ class Fields:
     may_upgrade: bool
     named: frozenset[bytes]
     trailers: bool
+    cross_site: bool = False
     made: dict[str, Any] = attrs.field(factory=dict, init=False, repr=False)
 
     def has_prefix(self, prefix: bytes) -> bool:
@@ -117,6 +132,18 @@ class RequestHead:
     def path(self) -> bytes:
         """The target without its query."""
         return self.target.partition(b"?")[0]
+
+    @property
+    def cross_site(self) -> bool:
+        """Whether a page of another site has the browser send this, unless it is a link that a
+        person follows.
+        """
+        fields = self.fields
+        return fields.cross_site and not (
+            self.method in _SAFE
+            and fields.first(b"sec-fetch-mode") == b"navigate"
+            and fields.first(b"sec-fetch-dest") == b"document"
+        )
 
     @property
     def headers(self) -> Headers:
@@ -252,7 +279,22 @@ def _read_fields(version: str, headers: Headers) -> Fields:
         may_upgrade,
         named - NEVER_NAMED if named else named,
         b"te" in found and b"trailers" in tokens(b",".join(found[b"te"]).lower()),
+        (b"sec-fetch-site" in found or b"origin" in found) and _is_cross_site(found, keys, headers),
     )
+
+
+def _is_cross_site(found: dict[bytes, list[bytes]], keys: list[bytes], headers: Headers) -> bool:
+    """Whether a browser sends this for a page of another site (W3C Fetch Metadata).
+
+    Browsers say so themselves, and no page can have them say otherwise. Those that say nothing, as
+    all do over plain HTTP, are told by ``Origin`` (RFC 6454, 7); a program's counts for nothing.
+    """
+    if b"sec-fetch-site" in found:
+        return not _SAME_SITES.issuperset(found[b"sec-fetch-site"])
+    if not any(each.startswith(b"Mozilla/") for each in _values(b"user-agent", keys, headers)):
+        return False
+    hosts = {host.lower() for host in found.get(b"host", ())}
+    return {origin.rpartition(b"//")[2].lower() for origin in found[b"origin"]} != hosts
 
 
 def _values(key: bytes, keys: list[bytes], headers: Headers) -> list[bytes]:

@@ -166,3 +166,43 @@ def test_noauth_leaves_the_five_identity_headers_untouched(lab, proxy):
         for name, value in IDENTITY_HEADERS:
             assert lines.count(f"{name}: {value}".encode()) == 1
         assert TOKEN.encode() not in b"".join(spy.requests)
+
+
+# What Chromium sends for `fetch` and `WebSocket` of a page elsewhere; the first without a type of
+# content, which the API server takes for JSON.
+FOREIGN = [
+    ("Origin", "https://elsewhere.example"),
+    ("Sec-Fetch-Site", "cross-site"),
+    ("User-Agent", "Mozilla/5.0 (X11; Linux x86_64)"),
+]
+MAP = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "forged"}}).encode()
+MAPS = "/api/v1/namespaces/default/configmaps"
+SHELL = "/api/v1/namespaces/default/pods/shell/exec?command=id&stdout=true"
+WEBSOCKET = [
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", base64.b64encode(bytes(16)).decode()),
+    ("Sec-WebSocket-Protocol", "v4.channel.k8s.io"),
+]
+
+
+@pytest.mark.parametrize("missing", [None, "Sec-Fetch-Site"], ids=["now", "older"])
+def test_page_of_another_site_cannot_act_as_the_caller(lab, proxy, missing):
+    headers = [(name, value) for name, value in FOREIGN if name != missing]
+    alice = address_of(lab, "alice")
+    made = ask(lab, proxy, alice, MAPS, headers, method="POST", body=MAP)
+    run = ask(lab, proxy, alice, SHELL, [*headers, *WEBSOCKET])
+    for answer in (made, run):
+        assert answer.status == 403
+        assert "a page of another site" in answer.json["message"]
+    there = lab.kubectl("admin", "get", "configmap", "forged", "-n", "default")
+    assert "NotFound" in there.stderr
+
+
+def test_page_of_the_same_site_and_a_followed_link_are_served(lab, proxy):
+    alice = address_of(lab, "alice")
+    ours = [("Sec-Fetch-Site", "same-origin"), ("Origin", "http://localhost:8001")]
+    link = [*FOREIGN, ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
+    for headers in (ours, link):
+        assert ask(lab, proxy, alice, MAPS, headers).status == 200

@@ -46,6 +46,26 @@ def test_a_request_without_anything_special_goes_on():
     assert decide(ada(groups("dev")), request(), Rules()) == Forward()
 
 
+class TestCrossSite:
+    @pytest.mark.parametrize(
+        ("method", "target", "headers"),
+        [
+            (b"POST", b"/api/v1/namespaces/d/configmaps", ()),
+            (b"GET", POD + b"/exec?command=id", ((b"Sec-Fetch-Mode", b"websocket"),)),
+            (b"GET", b"/api/v1/secrets", ()),
+        ],
+    )
+    def test_a_page_of_another_site_cannot_act_as_the_caller(self, method, target, headers):
+        head = request(method, target, (b"Sec-Fetch-Site", b"cross-site"), *headers)
+        answer = refusal(ada(), head)
+        assert answer.reason == "cross-site"
+        assert "kubectl" in answer.message
+
+    def test_with_own_credentials_there_is_nothing_to_misuse(self):
+        head = request(b"POST", b"/api", (b"Sec-Fetch-Site", b"cross-site"))
+        assert decide(ada(), head, NOAUTH) == Forward()
+
+
 class TestClientImpersonation:
     def test_it_is_refused_and_the_message_says_why_and_what_to_do(self):
         answer = refusal(ada(), request(b"DELETE", b"/api/v1/pods", AS_ROOT))

@@ -278,6 +278,15 @@ async def test_form_that_cannot_be_read_is_a_400(plane):
     assert (await client.receives(b"}")).startswith(b"HTTP/1.1 400 ")
 
 
+async def test_a_page_of_another_site_cannot_use_a_plugin(plane):
+    client = await plane.client()
+    client.send(get(b"probe/me").replace(b"Host", b"Sec-Fetch-Site: cross-site\r\nHost"))
+    answer = await client.receives(b"}")
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b"ada@" not in answer
+    assert [r.denied for r in plane.audit.records] == ["cross-site"]
+
+
 async def test_upgrades_are_refused(plane):
     client = await plane.client()
     client.send(

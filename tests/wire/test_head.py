@@ -503,3 +503,61 @@ def test_it_is_read_as_step_by_step(method, target, version, with_host, headers)
         assert head.fields.has_prefix(prefix) == any(
             key.startswith(prefix) for key in head.fields.keys
         )
+
+
+BROWSER = (b"User-Agent", b"Mozilla/5.0 (X11) Safari/605")
+LINK = ((b"Sec-Fetch-Mode", b"navigate"), (b"Sec-Fetch-Dest", b"document"))
+
+
+def from_site(site: bytes):
+    return (b"sec-fetch-site", site)
+
+
+def origin(value: bytes):
+    return (b"Origin", value)
+
+
+class TestCrossSite:
+    """W3C Fetch Metadata; RFC 6454, 7."""
+
+    @pytest.mark.parametrize(
+        ("headers", "crossing"),
+        [
+            ([], False),
+            ([BROWSER], False),
+            ([from_site(b"same-origin")], False),
+            ([from_site(b"none")], False),
+            ([from_site(b"cross-site")], True),
+            ([from_site(b"same-site")], True),
+            ([from_site(b"whatever is next")], True),
+            # What the browser says of the site counts, whatever the origin looks like to us.
+            ([from_site(b"same-origin"), BROWSER, origin(b"http://localhost:8001")], False),
+            ([from_site(b"cross-site"), BROWSER, origin(b"https://kube.corp-cat.ts.net")], True),
+            # Browsers that say nothing, and programs that send an origin out of habit.
+            ([BROWSER, origin(b"https://evil.example")], True),
+            ([BROWSER, origin(b"null")], True),
+            ([BROWSER, origin(b"https://kube.corp-cat.ts.net.evil.example")], True),
+            ([BROWSER, origin(b"https://kube.corp-cat.ts.net:8443")], True),
+            ([BROWSER, origin(b"https://KUBE.corp-cat.ts.net")], False),
+            ([BROWSER, origin(b"http://kube.corp-cat.ts.net")], False),
+            ([origin(b"http://localhost:8001")], False),
+            ([(b"User-Agent", b"kubectl"), origin(b"http://localhost:8001")], False),
+        ],
+    )
+    def test_a_browser_says_for_whose_page_it_sends(self, headers, crossing):
+        assert read(*headers).cross_site is crossing
+
+    @pytest.mark.parametrize(
+        ("method", "headers", "crossing"),
+        [
+            (b"GET", LINK, False),
+            (b"HEAD", LINK, False),
+            (b"POST", LINK, True),
+            (b"GET", LINK[:1], True),
+            (b"GET", ((b"Sec-Fetch-Mode", b"websocket"), LINK[1]), True),
+            (b"GET", (LINK[0], (b"Sec-Fetch-Dest", b"iframe")), True),
+        ],
+    )
+    def test_a_link_that_a_person_follows_is_not_meant(self, method, headers, crossing):
+        sent = [HOST, from_site(b"cross-site"), *headers]
+        assert read_head(method, b"/api", "1.1", sent).cross_site is crossing
