@@ -14,6 +14,7 @@ import attrs
 import yaml
 
 from tailproxy.schema import ConfigError
+from tailproxy.wire.yamltree import Loader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +110,7 @@ class Kubeconfig:
 def _document(path: Path, another_file: str) -> Mapping[str, Any]:
     try:
         # The first document alone counts, as to kubectl; an empty file says nothing.
-        documents = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        documents = yaml.load_all(path.read_text(encoding="utf-8"), Loader=Loader)
         document = next(documents, None) or {}
     except OSError as error:
         raise ConfigError(

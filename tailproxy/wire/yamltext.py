@@ -185,10 +185,8 @@ class Text:
         return self.text.rfind("\n", 0, index) + 1
 
     def _column(self, index: int) -> int:
-        column = index - self._line_start(index)
-        return (
-            column - 1 if column and self.text.startswith("\ufeff") and index == column else column
-        )
+        start = self._line_start(index)
+        return index - start - (start == 0 and self.text.startswith("\ufeff") and index > 0)
 
     def _behind(self, index: int) -> int:
         """The beginning of the line behind an index; the same index if it is such a beginning."""

@@ -97,10 +97,11 @@ class Alias(Node):
     target: Node
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Takes tabs where Kubernetes' clients take them, such as in JSON that is indented by tabs."""
 
     def scan_to_next_token(self) -> None:
+        """Skip what separates tokens."""
         super().scan_to_next_token()
         while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
             self.forward()
@@ -117,7 +118,7 @@ class _Builder:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+        self._events: Iterator[Any] = yaml.parse(text, Loader=Loader)
         self._anchors: dict[str, Node] = {}
         self._resolver = Resolver()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import yaml
 
 from tailproxy.client.user import kept_user
 from tailproxy.schema import ConfigError
@@ -34,6 +37,12 @@ def test_it_is_the_current_contexts(files):
 def test_the_current_context_is_the_first_that_is_said(files):
     other = BOB.replace("current-context: lab", "current-context: gone")
     assert kept_user(files(f"{HEAD}current-context: lab\n", other), None) == ("bob", "")
+
+
+@pytest.mark.parametrize("indent", ["\t", None])
+def test_files_are_read_as_kubectl_reads_them(files, indent):
+    text = json.dumps(yaml.safe_load(BOB), indent=indent)
+    assert kept_user(files(text), None) == ("bob", "")
 
 
 def test_it_may_be_named(files):

@@ -261,6 +261,26 @@ class TestOurs:
         assert others == ({"lab"} if "lab" in text else set())
         assert alice.user() == "alice@example.com"
 
+    def test_kubectl_completes_the_command(self, alice, tmp_path):
+        for name, entry in (
+            ("kubectl-tailproxy", "main:kubectl"),
+            ("kubectl_complete-tailproxy", "completion:complete"),
+        ):
+            module, _, function = entry.partition(":")
+            script = tmp_path / name
+            script.write_text(
+                f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+                f"from tailproxy.cli.{module} import {function}\n{function}()\n"
+            )
+            script.chmod(0o755)
+        path = f"{tmp_path}:{alice.environ['PATH']}"
+        done = alice.kubectl("__complete", "tailproxy", "kubec", PATH=path)
+        assert done.stdout.splitlines()[0].startswith("kubeconfig\tHave kubectl reach")
+        done = alice.kubectl(
+            "tailproxy", "kubeconfig", "https://kube.example.ts.net", "-o", "-", PATH=path
+        )
+        assert "server: https://kube.example.ts.net\n" in done.stdout
+
     def test_kubectl_waits_outside_while_we_write(self, alice):
         alice.file.write_text(LAB)
         seen = []

@@ -190,6 +190,28 @@ class TestOwnEntry:
         assert entries(made, "clusters") == {NAME: {"server": ENTRY.server}}
         assert "\n  other: 1 # mine\n" in made
 
+    def test_an_entry_in_braces_gets_a_neighbour_in_braces(self):
+        text = f"{HEAD}clusters:\n  - {{name: a, cluster: {{server: b}}}}\n"
+        line = f"  - {{name: {NAME}, cluster: {{server: {ENTRY.server}}}}}\n"
+        assert put(text).startswith(text + line)
+
+    def test_a_list_with_an_anchor_is_a_list(self):
+        text = f"{HEAD}clusters: &all\n  - name: a\n    cluster: {{server: b}}\n"
+        lines = f"  - name: {NAME}\n    cluster:\n      server: {ENTRY.server}\n"
+        assert put(text).startswith(text + lines)
+
+    def test_a_user_in_braces_may_lose_all_it_has(self):
+        text = f"{HEAD}users: [{{name: tailscale-auth, user: {{exec: {{command: a}}}}}}]\n"
+        assert "users: [{name: tailscale-auth, user: {token: unused}}]\n" in put(text)
+
+    @pytest.mark.parametrize("indent", [None, 2])
+    def test_json_without_content_stays_json(self, indent):
+        config = {"apiVersion": "v1", "kind": "Config", "clusters": [{"name": NAME, "cluster": {}}]}
+        made = put(json.dumps(config, indent=indent))
+        config["clusters"][0]["cluster"]["server"] = ENTRY.server
+        assert made.startswith(json.dumps(config, indent=indent).rstrip("\n}"))
+        assert json.loads(made)["clusters"] == config["clusters"]
+
     def test_an_entry_that_is_a_name_alone_gets_its_content(self):
         text = f"{HEAD}clusters:\n  - name: {NAME}\n"
         assert f"  - name: {NAME}\n    cluster:\n      server: {ENTRY.server}\n" in put(text)
