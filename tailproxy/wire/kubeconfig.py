@@ -7,6 +7,7 @@ text again: if it says anything else than it should, there is an error in place 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,6 +17,7 @@ from tailproxy.wire.yamltext import Block, Text
 from tailproxy.wire.yamltree import Alias, Mapping, Node, Scalar, Sequence, TextError, parse, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from collections.abc import Mapping as Names
 
     from tailproxy.wire.yamltext import Value
@@ -92,6 +94,19 @@ class Edit:
     changes: tuple[str, ...]
 
 
+@contextmanager
+def _changing() -> Iterator[None]:
+    """Say what it means that a text cannot be changed."""
+    try:
+        yield
+    except TextError as error:
+        raise KubeconfigError(
+            f"the text around the entry cannot be changed ({error}); write it in another style, or "
+            "choose other names with --cluster, --context and --user"
+        ) from error
+
+
+@_changing()
 def add(text: str, entry: Entry) -> Edit:
     """Put an entry into a kubeconfig, in the place of entries of the same names.
 
@@ -135,6 +150,7 @@ def add(text: str, entry: Entry) -> Edit:
     return config.edit()
 
 
+@_changing()
 def remove(text: str, context: str, cluster: str) -> Edit:
     """Take a context out of a kubeconfig, and its cluster unless another context uses it.
 
@@ -145,23 +161,27 @@ def remove(text: str, context: str, cluster: str) -> Edit:
     """
     config = _Document(text)
     config.take("contexts", context)
-    if all(each.get("cluster") != cluster for each in _entries(config.said, "contexts").values()):
+    if not config.uses(cluster):
         config.take("clusters", cluster)
     if config.said.get("current-context") == context:
         config.point_to("")
     return config.edit()
 
 
-def _entries(content: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """The entries of a list by their names, without those that are none; the first counts."""
-    found: dict[str, dict[str, Any]] = {}
-    entries = content.get(key)
-    for entry in entries if isinstance(entries, list) else ():
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if isinstance(name, str):
-            inner = entry.get(_LISTS[key])
-            found.setdefault(name, inner if isinstance(inner, dict) else {})
-    return found
+def _name(entry: Any) -> Any:
+    """The name of a list's entry, its own or one that it takes over by a merge."""
+    if not isinstance(entry, dict):
+        return None
+    if "name" in entry or "<<" not in entry:
+        return entry.get("name")
+    merged = entry["<<"]
+    names = map(_name, merged if isinstance(merged, list) else [merged])
+    return next((name for name in names if name is not None), None)
+
+
+def _place(entries: list[Any], name: str) -> int | None:
+    """Where in a list the entry of that name is; the first counts."""
+    return next((number for number, each in enumerate(entries) if _name(each) == name), None)
 
 
 class _Document:
@@ -193,7 +213,17 @@ class _Document:
 
     def inner(self, key: str, name: str) -> dict[str, Any] | None:
         """What an entry says beside its name; None if it is not there."""
-        return _entries(self.said, key).get(name)
+        entries = self._list(key)
+        number = _place(entries, name)
+        if number is None:
+            return None
+        found = entries[number].get(_LISTS[key])
+        return found if isinstance(found, dict) else {}
+
+    def uses(self, cluster: str) -> bool:
+        """Whether a context leads to a cluster."""
+        inner = [each.get("context") for each in self._list("contexts") if isinstance(each, dict)]
+        return any(isinstance(each, dict) and each.get("cluster") == cluster for each in inner)
 
     def put(self, key: str, name: str, fields: Fields) -> None:
         """Set fields of an entry, which is made if it is not there, and drop those that are None.
@@ -203,20 +233,17 @@ class _Document:
         kind = _LISTS[key]
         kept = {field: value for field, value in fields.items() if value is not None}
         wanted: dict[str, Any] = dict(sorted(kept.items()))
-        entries = self.said.get(key)
-        usable = isinstance(entries, list)
-        if not usable and entries is not None and not self._null(key):
-            self._changes.append(f"replaced {key}, which was no list")
-        entries = entries if isinstance(entries, list) else []
-        names = [each.get("name") if isinstance(each, dict) else None for each in entries]
-        if name not in names:
+        entries = self._list(key)
+        number = _place(entries, name)
+        if number is None:
+            if key in self.said and not isinstance(self.said[key], list) and not self._null(key):
+                self._changes.append(f"replaced {key}, which was no list")
             entry: dict[str, Value] = {kind: wanted, "name": name}
             entry = dict(sorted(entry.items(), key=itemgetter(0)))
             self._append(key, entry)
             self.said[key] = [*entries, entry]
             self._changes.append(f"added {kind} {name!r}{_told(kept)}")
             return
-        number = names.index(name)
         before = entries[number].get(kind)
         before = before if isinstance(before, dict) else {}
         after = {k: v for k, v in before.items() if k not in fields} | wanted
@@ -234,12 +261,10 @@ class _Document:
 
     def take(self, key: str, name: str) -> None:
         """Remove an entry, if it is there."""
-        entries = self.said.get(key)
-        entries = entries if isinstance(entries, list) else []
-        names = [each.get("name") if isinstance(each, dict) else None for each in entries]
-        if name not in names:
+        entries = self._list(key)
+        number = _place(entries, name)
+        if number is None:
             return
-        number = names.index(name)
         self.said[key] = [*entries[:number], *entries[number + 1 :]]
         self._changes.append(f"removed {_LISTS[key]} {name!r}")
         sequence = self._sequence(key)
@@ -262,26 +287,23 @@ class _Document:
         """The new text, once it has been read again."""
         if not self._changes:
             return Edit(self._text.text, ())
-        try:
-            if self._root is None:
-                fresh: dict[str, Value] = {"apiVersion": "v1", "kind": "Config"}
-                fresh |= {key: value for key, value in self._top.items() if value is not None}
-                self._text.begin(dict(sorted(fresh.items())))
-            elif self._top:
-                self._text.update(self._root, self._top, self._style())
-            text = self._text.result()
-            again = plain(parse(text))
-        except TextError as error:
-            raise KubeconfigError(
-                f"the text around the entry cannot be changed ({error}); write it in another "
-                "style, or choose other names with --cluster, --context and --user"
-            ) from error
-        if again != self.said:
+        if self._root is None:
+            fresh: dict[str, Value] = {"apiVersion": "v1", "kind": "Config"}
+            fresh |= {key: value for key, value in self._top.items() if value is not None}
+            self._text.begin(dict(sorted(fresh.items())))
+        elif self._top:
+            self._text.update(self._own(self._root), self._top, self._style())
+        text = self._text.result()
+        if plain(parse(text)) != self.said:
             raise KubeconfigError(
                 "other entries take over parts of this one by an alias (*NAME) or a merge (<<); "
                 "write those out, or choose other names with --cluster, --context and --user"
             )
         return Edit(text, tuple(self._changes))
+
+    def _list(self, key: str) -> list[Any]:
+        entries = self.said.get(key)
+        return entries if isinstance(entries, list) else []
 
     # In the text.
 
@@ -325,7 +347,7 @@ class _Document:
         assert sequence is not None  # noqa: S101 - the entry is in it
         item = sequence.items[number]
         inner = self._own(item).get(kind)
-        if isinstance(inner, Mapping | Alias) and (isinstance(inner, Alias) or inner.pairs):
+        if isinstance(inner, Alias) or (isinstance(inner, Mapping) and inner.pairs):
             self._text.update(self._own(inner), {**fields})
         else:
             self._text.update(self._own(item), {kind: wanted}, self._style(key))

@@ -319,6 +319,8 @@ class TestAliases:
             f"- <<: *base\n  name: {NAME}\n  cluster: {{server: b}}\n",
             f"- name: {NAME}\n  cluster: {{server: &s b}}\n- name: x\n  cluster: {{server: *s}}\n",
             f"- &e {{name: {NAME}, cluster: {{server: b}}}}\n- *e\n",
+            f"- <<: {{name: {NAME}}}\n  cluster: {{server: b}}\n",
+            f"- <<: [*base, {{name: {NAME}}}]\n  cluster: {{server: b}}\n",
             f"- name: {NAME}\n  cluster: &c {{server: b}}\n- name: x\n  cluster: *c\n",
         ],
     )
@@ -330,6 +332,15 @@ class TestAliases:
     def test_a_list_that_is_an_alias_is_refused(self):
         with pytest.raises(KubeconfigError, match="clusters is an alias"):
             add(f"{HEAD}base: &base [{{name: a}}]\nclusters: *base\n", ENTRY)
+
+    def test_lists_that_are_merged_into_the_file_are_not_hidden(self):
+        text = f"{HEAD}x: &x {{clusters: [{{name: a, cluster: {{server: b}}}}]}}\n<<: *x\n"
+        with pytest.raises(KubeconfigError, match=r"line 1 takes over an entry by .* a merge"):
+            add(text, ENTRY)
+
+    def test_a_style_that_nobody_can_go_on_with_is_refused(self):
+        with pytest.raises(KubeconfigError, match=r"cannot be changed \(line 3: the list"):
+            add(f"{HEAD}clusters: &a\n-\n  name: x\n", ENTRY)
 
     def test_aliases_of_other_entries_stay(self):
         text = (
