@@ -220,6 +220,7 @@ class Greeting(Resource):
 class Hello:
     name = {name!r}
     mount = {mount!r}
+    title = "Says hello"
     def resource(self, context):
         return Greeting(context.options["Greeting"] + " " + context.mode)
 
@@ -240,6 +241,19 @@ async def test_a_plugin_is_served_with_its_options(start, api, tmp_path):
     config = write(tmp_path, Resolver=STATIC, Plugins={"hello": {"Greeting": "hi"}})
     daemon = start("--config", config)
     assert await daemon.admin("/hello") == (200, "hi auth")
+
+
+async def test_a_plugin_is_listed_with_its_title(start, api, tmp_path):
+    api.kubeconfig(tmp_path / "kubeconfig")
+    add_plugin(tmp_path, mount="tailnet")
+    config = write(tmp_path, Resolver=STATIC, Plugins={"hello": {"Greeting": "hi"}})
+    client = await dial(await start("--config", config).listens("serve"), "127.0.0.2")
+    client.send(proxy_header("100.64.0.5") + b"GET /.tailproxy/ HTTP/1.1\r\nHost: kube\r\n\r\n")
+    answer = await client.receives(b"\n}\n")
+    client.transport.loseConnection()
+    hello, whoami = json.loads(answer.partition(b"\r\n\r\n")[2])["plugins"]
+    assert hello == {"name": "hello", "path": "/.tailproxy/hello", "title": "Says hello"}
+    assert whoami["path"] == "/.tailproxy/whoami"
 
 
 @pytest.mark.parametrize(

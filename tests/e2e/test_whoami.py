@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 
 import pytest
 
 from tests.e2e.client import address_of, ask
 from tests.e2e.command import tailproxy
-from tests.lab.tailnet import CAPABILITY
+from tests.lab.tailnet import CAPABILITY, PROXY
 
 pytestmark = pytest.mark.usefixtures("proxy")
 
@@ -166,3 +167,48 @@ def test_who_has_something_is_not_told(lab, caller, words, allowed):
     done = lab.kubectl(caller, *words)
     assert (done.returncode == 0) is allowed
     assert "Warning" not in done.stderr
+
+
+@pytest.fixture
+def served(lab, proxy):
+    """A tailproxy that is called by the name of a Tailscale Service, which its node hosts."""
+    service = lab.start_tailproxy(
+        "serve", name="served", config={"APIServerProxy": {"ServiceName": "svc:kube"}}
+    )
+    node = lab.tailnet.nodes[PROXY]
+    before = node.api.call("GET", "serve-config")
+    address, port = service.listeners["serve"]
+    node.serve(443, f"{address}:{port}", service="svc:kube")
+    yield service
+    node.api.call("POST", "serve-config", before)
+    unadvertised = {"AdvertiseServicesSet": True, "AdvertiseServices": []}
+    node.api.call("PATCH", "prefs", unadvertised)
+    assert service.stop() == 0
+    proxy.announce()
+
+
+def test_grants_on_the_service_say_so(lab, served):
+    """Node and Service are granted the same in the lab; each rule says where."""
+    address = address_of(lab, "grace")
+    deadline = time.monotonic() + 10
+    while len((found := ask(lab, served, address, "/.tailproxy/whoami").json)["rules"]) < 2:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    rule = {"capability": CAPABILITY, "rule": 1}
+    assert found["service"] == "svc:kube"
+    assert found["groupReasons"] == [
+        {
+            "group": "platform-team",
+            "reason": f"rule 1 of {CAPABILITY} and rule 1 of {CAPABILITY}, granted on the Service",
+            "rules": [{**rule, "grantedOn": "node"}, {**rule, "grantedOn": "service"}],
+        }
+    ]
+    page = ask(lab, served, address, "/.tailproxy/", [BROWSER]).body.decode()
+    assert "<dt>Service</dt><dd>svc:kube</dd>" in page
+    explained = tailproxy(
+        lab, "explain", "--config", str(served.file), "--addr", address, "-o", "json"
+    )
+    assert json.loads(explained.stdout)["caller"] == found
+    examined = tailproxy(lab, "doctor", "--config", str(served.file))
+    assert examined.returncode == 0, examined.stdout
+    assert "port 443 of svc:kube leads to" in examined.stdout

@@ -198,7 +198,8 @@ class Node:
         config = self.api.call("GET", "serve-config") or {}
         scope = config
         if service:
-            scope = (config.setdefault("Services", {}) or {}).setdefault(service, {})
+            services = config["Services"] = config.get("Services") or {}
+            scope = services.setdefault(service, {})
         scope["TCP"] = {**(scope.get("TCP") or {}), str(port): handler}
         self.api.call("POST", "serve-config", config)
         if service:
