@@ -223,9 +223,8 @@ class TestCrash:
         )
         assert done.returncode == 0, done.stderr
         rows = [json.loads(line) for line in done.stdout.splitlines()]
-        found = [row["left"] for row in rows]
-        assert found == sorted(found, key=["old", "new"].index)
-        assert set(found) == {"old", "new"}
+        # Not in order: runs differ by a call or two before they come to the file.
+        assert {row["left"] for row in rows} == {"old", "new"}
         assert {row["mode"] for row in rows} == {0o600}
         assert all(row["then"] for row in rows)
 
