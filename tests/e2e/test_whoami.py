@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +113,28 @@ def test_command_and_resource_agree(lab):
     assert found["rules"]["incomplete"] is False
     # Answers on the open connection take less than the first, which makes it.
     assert found["latencySeconds"]["proxy"] < found["latencySeconds"]["first"]
+
+
+def test_kubectl_has_the_command_too(lab):
+    """kubectl finds `kubectl-tailproxy` in the path, and hands its words on."""
+    done = subprocess.run(
+        [
+            *lab.cluster.kubectl_prefix, str(lab.binary("kubectl")),
+            "tailproxy", "whoami", "--namespace=kube-system",
+        ],
+        env={
+            **lab.environment,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "KUBECONFIG": str(lab.kubeconfig("ci")),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("You are  ci-runner.lab.ts.net\n")
+    assert "in the namespace kube-system:" in done.stdout
 
 
 def test_command_tells_what_is_no_tailproxy(lab):
