@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _THESE = 'job=~"$job", instance=~"$instance"'
 _SOURCE = {"type": "prometheus", "uid": "${source}"}
 # Of the grid, which is 24 wide.
-_WIDTH, _HEIGHT, _STAT = 8, 7, 4
+_WIDTH, _HEIGHT, _STAT_WIDTH, _STAT_HEIGHT = 8, 7, 3, 4
 _COLUMNS = 24
 
 
@@ -55,8 +55,8 @@ class Panel:
             "description": self.doc,
             "datasource": _SOURCE,
             "gridPos": {
-                "h": _STAT if self.stat else _HEIGHT,
-                "w": _STAT if self.stat else _WIDTH,
+                "h": _STAT_HEIGHT if self.stat else _HEIGHT,
+                "w": _STAT_WIDTH if self.stat else _WIDTH,
                 "x": x,
                 "y": y,
             },
@@ -132,6 +132,14 @@ _ROWS: dict[str, tuple[Panel, ...]] = {
             doc="1 if the newest one is, 0 if it could not be used.",
             bands=_GOOD_BAD,
         ),
+        Panel(
+            "Read",
+            (("", "max(tailproxy_config_last_reload_success_timestamp_seconds{@}) * 1000"),),
+            "dateTimeFromNow",
+            stat=True,
+            doc="When the configuration in force was read.",
+        ),
+        Panel("Workers", (("", "sum(tailproxy_workers{@})"),), stat=True),
         Panel(
             "Certificate ends in",
             (("", "min(tailproxy_certificate_expiry_timestamp_seconds{@}) - time()"),),
