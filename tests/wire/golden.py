@@ -1,4 +1,4 @@
-"""The golden cases of the streaming specification that are about requests."""
+"""The golden cases of the streaming specification."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 REQUESTS = Path(__file__).parent / "requests.jsonl"
+STREAMS = Path(__file__).parent / "streams.jsonl"
 
 
 def cases(kind, file=REQUESTS):

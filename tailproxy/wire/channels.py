@@ -1,0 +1,153 @@
+"""Channels over WebSocket: what the API server and kubelets speak in place of SPDY streams.
+
+The first byte of a message is the channel, the rest is data; in the base64 variants both are text
+(streaming.md 3.3, 3.4).
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from binascii import a2b_base64
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+from tailproxy.wire.sessionevents import Unreadable
+from tailproxy.wire.websocket import BINARY, TEXT, Control, Piece, WebSocketReader, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
+_CLOSE_SIGNAL = 255
+_BASE64 = frozenset(("base64.channel.k8s.io", "v4.base64.channel.k8s.io"))
+_CLOSING = frozenset(("v5.channel.k8s.io",))
+_ZERO = ord("0")
+_LINE_ENDS = b"\r\n"  # the API server's decoder skips them
+_QUADS = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+
+
+@attrs.frozen
+class Part:
+    """A piece of a message, decoded.
+
+    :ivar channel: ``None`` if the message is empty, and so names none.
+    :ivar data: may be empty.
+    :ivar last: whether the message ends with it.
+    """
+
+    channel: int | None
+    data: bytes
+    last: bool
+
+
+@attrs.frozen
+class CloseSignal:
+    """The client sends no more on a channel (v5)."""
+
+    channel: int
+
+
+ChannelEvent: TypeAlias = Part | CloseSignal | Control | Unreadable
+
+
+class _ChannelError(Exception):
+    """A message that its receiver would not take."""
+
+
+class ChannelReader:
+    """Reads one direction of a WebSocket connection with channels.
+
+    :param subprotocol: as agreed on; it alone says how messages are written.
+    :param wanted: the channels whose parts are returned; the others are passed over unread.
+    :ivar frames: the reader below.
+    """
+
+    def __init__(self, subprotocol: str, wanted: Container[int] = range(256)) -> None:
+        self.frames = WebSocketReader()
+        self._base64 = subprotocol in _BASE64
+        self._closing = subprotocol in _CLOSING
+        self._wanted = wanted
+        self._channel: int | None = None
+        self._carried = b""  # base64 that makes no whole bytes yet, or the close signal
+        self._padded = False
+        self._broken = False
+
+    def feed(self, data: bytes) -> list[ChannelEvent]:
+        """Take the next bytes.
+
+        :returns: what they complete, in order. An `Unreadable` is the last event of all.
+        """
+        events: list[ChannelEvent] = []
+        if self._broken:
+            return events
+        for each in self.frames.feed(data):
+            if not isinstance(each, Piece):
+                events.append(each)
+                self._broken = isinstance(each, Unreadable)
+                continue
+            try:
+                self._take(each, events)
+            except _ChannelError as error:
+                self._broken = True
+                events.append(Unreadable(f"WebSocket: {error}"))
+                break
+        return events
+
+    def _take(self, piece: Piece, events: list[ChannelEvent]) -> None:
+        channel = self._channel
+        if channel is None:
+            if not piece.data:
+                if piece.message_ends:
+                    events.append(Part(None, b"", last=True))
+                return
+            channel = piece.data[0] ^ (piece.key[0] if piece.key else 0)
+            if self._base64:
+                channel = channel - _ZERO & 0xFF
+            piece = piece.behind(1)
+        self._channel = None if piece.message_ends else channel
+        if self._closing and channel == _CLOSE_SIGNAL:
+            self._take_close_signal(piece, events)
+        elif channel in self._wanted:
+            if self._base64:
+                self._take_base64(channel, piece, events)
+            elif piece.data or piece.message_ends:
+                events.append(Part(channel, piece.payload(), piece.message_ends))
+
+    def _take_close_signal(self, piece: Piece, events: list[ChannelEvent]) -> None:
+        self._carried += piece.payload()[:2]
+        if len(self._carried) > 1 or (piece.message_ends and not self._carried):
+            raise _ChannelError("a close signal that does not name one channel")
+        if piece.message_ends:
+            events.append(CloseSignal(self._carried[0]))
+            self._carried = b""
+
+    def _take_base64(self, channel: int, piece: Piece, events: list[ChannelEvent]) -> None:
+        text = self._carried + piece.payload().translate(None, _LINE_ENDS)
+        whole = _QUADS.match(text)
+        good = text[: whole.end() if whole else 0]
+        left = text[len(good) :]
+        bad = (
+            (self._padded and text)
+            or len(left) > 3
+            or (left and (piece.message_ends or good.endswith(b"=")))
+        )
+        if good and not self._padded:
+            events.append(Part(channel, a2b_base64(good), piece.message_ends and not bad))
+        elif piece.message_ends and not bad:
+            events.append(Part(channel, b"", last=True))
+        if bad:
+            raise _ChannelError("a message that is no base64")
+        self._carried = left
+        self._padded = not piece.message_ends and (self._padded or good.endswith(b"="))
+
+
+def message(subprotocol: str, channel: int, data: bytes) -> bytes:
+    """Write a message as servers do.
+
+    :param subprotocol: as agreed on.
+    """
+    if subprotocol in _BASE64:
+        return frame(TEXT, b"%d%b" % (channel, b64encode(data)))
+    return frame(BINARY, bytes((channel,)) + data)
