@@ -26,6 +26,7 @@ from tailproxy.metrics import Metrics
 from tailproxy.policy.decide import Mode, Rules, decide
 from tailproxy.policy.headers import outgoing_block
 from tailproxy.policy.identity import Caller, identify, parse_whois
+from tailproxy.proxy.requestid import new_id
 from tailproxy.tailnet.resolver import TailscaledResolver
 from tailproxy.wire import requestinfo
 from tailproxy.wire.head import LastHead, read_head
@@ -123,6 +124,7 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
             host=b"10.0.0.1:6443",
             client=identity.forwarded_for(CALLER),
             bearer=BEARER,
+            request_id=new_id().encode(),
         )
 
     def new_block() -> bytes:
@@ -136,22 +138,24 @@ def steps() -> Iterator[tuple[str, Callable[[], object]]]:
 
     def record() -> AccessRecord:
         return AccessRecord(
-            user=identity.user,
-            node=identity.node,
-            groups=identity.groups,
-            address=CALLER.shown,
-            service=CALLER.service or "",
+            id=new_id(),
+            identity=identity,
+            caller=CALLER,
             listener="serve",
             method=head.method.decode("ascii", "replace"),
             path=head.path.decode("ascii", "replace"),
-            verb=head.info.verb,
+            info=head.info,
             status=200,
             sent=1200,
             received=0,
             duration=0.0123,
             upgrade="",
-            recorded=False,
+            session=head.info.session or "",
+            exit_code=None,
+            recorded="",
+            decision="forward",
             denied="",
+            reason="",
             user_agent=head.fields.user_agent,
         )
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.wire.addresses import AddressPort
     from tailproxy.wire.http1 import Header
+    from tailproxy.wire.requestinfo import RequestInfo
 
 
 class IIdentity(Interface):
@@ -308,30 +309,56 @@ class IReadinessCheck(Interface):
 class AccessRecord:
     """One request that was answered, as the audit trail keeps it (spec/dataplane.md 1.13).
 
-    `path` has no query: selectors and commands may hold secrets. `user` and `node` are empty for
-    a caller nobody knows. `status` is 499 when the client went before there was an answer. `denied`
-    is the label of an answer of our own, else empty.
-    `duration` in seconds; `sent` and `received` in bytes of bodies or streams, from the client's
-    point of view of the proxy: `sent` went to the client.
+    Nothing in it holds a query, a header with a credential or a body: selectors and commands may
+    be secrets. (The selectors of `info` must not be written anywhere.)
+
+    :ivar id: the request's, of letters, digits and hyphens; the API server has it as `Audit-ID`.
+    :ivar identity: None for a caller nobody knows.
+    :ivar listener: the listener's name.
+    :ivar path: as sent.
+    :ivar info: the request in the API server's words.
+    :ivar status: 499 when the client went before there was an answer.
+    :ivar sent: bytes of bodies or streams that went to the client; `received` came from it.
+    :ivar duration: in seconds, to the end of the answer or stream.
+    :ivar upgrade: the protocol that the client wanted to switch to.
+    :ivar session: what kind of session it was, as `Forward.session` has it; empty for none.
+    :ivar exit_code: of the command of a session, if it is known.
+    :ivar recorded: where the session or the request was recorded; empty if it was not.
+    :ivar decision: `forward` for what went to the API server, `serve` for what is answered here,
+        `refuse`, or `none` when the client went first.
+    :ivar denied: the label of an error of our own as the answer, else empty.
+    :ivar reason: why it was refused, or why nothing was recorded, for people.
     """
 
-    user: str
-    node: str
-    groups: tuple[str, ...]
-    address: str
-    service: str
+    id: str
+    identity: Identity | None
+    caller: Caller
     listener: str
     method: str
     path: str
-    verb: str
+    info: RequestInfo
     status: int
     sent: int
     received: int
     duration: float
     upgrade: str
-    recorded: bool
+    session: str
+    exit_code: int | None
+    recorded: str
+    decision: str
     denied: str
+    reason: str
     user_agent: str
+
+    @property
+    def user(self) -> str:
+        """As whom the request ran; empty for a caller nobody knows."""
+        return "" if self.identity is None else self.identity.user
+
+    @property
+    def verb(self) -> str:
+        """The API's word for it, or the method in lower case for what is no resource."""
+        return self.info.verb
 
 
 class IAuditSink(Interface):

@@ -97,7 +97,12 @@ class TestHeaders:
         def make(size):
             head = head_of(shape(size))
             return lambda: outgoing_block(
-                head, identity=identity, host=b"h", client=b"100.64.0.5", bearer=bearer
+                head,
+                identity=identity,
+                host=b"h",
+                client=b"100.64.0.5",
+                bearer=bearer,
+                request_id=b"1",
             )
 
         make(1)()  # what is kept of the identity
@@ -176,7 +181,12 @@ class TestGroups:
         def make(size):
             identity = self.many(size)
             write = partial(
-                outgoing_block, identity=identity, host=b"h", client=b"100.64.0.5", bearer=b"t"
+                outgoing_block,
+                identity=identity,
+                host=b"h",
+                client=b"100.64.0.5",
+                bearer=b"t",
+                request_id=b"1",
             )
             write(head_of([]))
             return partial(write, head_of([]))
@@ -186,7 +196,7 @@ class TestGroups:
     def test_writing_the_access_line(self):
         def make(size):
             line = JSONAccessLine()
-            answered = record(groups=tuple(f"group-{number}" for number in range(size)))
+            answered = record(identity=self.many(size))
             line(answered, 0)
             return partial(line, answered, 0)
 

@@ -55,7 +55,9 @@ class RequestCounters:
 
     def answered(self, record: AccessRecord) -> None:
         """See `IAuditSink.answered`."""
-        verb = record.verb if record.verb in _VERBS else "other"
+        verb = record.info.verb
+        if verb not in _VERBS:
+            verb = "other"
         requests = self._requests.get((verb, record.status))
         if requests is None:
             requests = self._metrics.requests.labels(verb, str(record.status), self._mode)
@@ -72,5 +74,7 @@ class RequestCounters:
 
 def _lasts(record: AccessRecord) -> bool:
     return bool(
-        record.upgrade or record.verb in _LASTING_VERBS or record.path.endswith(("/log", "/proxy"))
+        record.upgrade
+        or record.info.verb in _LASTING_VERBS
+        or record.path.endswith(("/log", "/proxy"))
     )

@@ -137,6 +137,7 @@ def explain(
                     host=host,
                     client=identity.forwarded_for(caller),
                     bearer=OURS if auth and bearer else None,
+                    request_id=b"0",
                 )
                 sent = tuple(_masked(each) for each in block.decode("latin-1").splitlines() if each)
             except Unsendable as error:
@@ -165,6 +166,8 @@ def _meaning(head: RequestHead) -> str:
 
 def _masked(line: str) -> tuple[str, str]:
     name, _, value = line.partition(": ")
+    if name == "Audit-ID":
+        return name, "(new for each request)"
     if name.lower() in _MASKED and value != f"Bearer {OURS.decode()}":
         value = "(masked)"
     return name, value

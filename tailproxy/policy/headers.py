@@ -29,7 +29,7 @@ _TOKEN_PROTOCOL = b"base64url.bearer.authorization.k8s.io"
 # with an expression that finds further such names by their beginnings.
 _ENDING_PREFIXES = (b"x-forwarded-",)
 _ENDING_PREFIXES_IN_AUTH = (*_ENDING_PREFIXES, *_IDENTITY_PREFIXES)
-_ENDING = NOT_UPSTREAM | {b"host"}, re.compile(rb"\nx-forwarded-")
+_ENDING = NOT_UPSTREAM | {b"host", b"audit-id"}, re.compile(rb"\nx-forwarded-")
 _ENDING_IN_AUTH = (
     _ENDING[0] | _CREDENTIALS,
     re.compile(rb"\n(?:x-forwarded-|impersonate-|x-remote-|sec-websocket-protocol)"),
@@ -60,6 +60,7 @@ def outgoing_block(
     host: bytes,
     client: bytes,
     bearer: bytes | None,
+    request_id: bytes,
 ) -> bytes:
     """Write the headers of the upstream request (dataplane.md 1.4), and prove them.
 
@@ -72,6 +73,8 @@ def outgoing_block(
     :param host: the upstream's, for ``Host``.
     :param client: the caller's tailnet address as text, for the API server's audit log.
     :param bearer: our own token in ``auth`` mode; ``None`` without one.
+    :param request_id: for the API server's audit log, of letters and digits. One of the client's
+        own goes: it could be that of another request.
     :returns: all header lines and the empty one behind them.
     :raises Unsendable: if a name to impersonate or the token cannot stand in a header, or the
         set does not pass `proven_block`.
@@ -79,8 +82,7 @@ def outgoing_block(
     fields = head.fields
     last = fields.made.get("outgoing_block")
     if last is not None and last[0] is identity and last[1:4] == (host, client, bearer):
-        block: bytes = last[4]
-        return block
+        return _with_id(last[4], request_id)
     lines = [b"Host: " + host]
     lines += _kept(fields, in_auth=identity is not None)
     if fields.trailers:
@@ -96,7 +98,14 @@ def outgoing_block(
     block = proven_block(lines, ours, identity, bearer)
     # The next request of the same client may have the same headers.
     fields.made["outgoing_block"] = identity, host, client, bearer, block
-    return block
+    return _with_id(block, request_id)
+
+
+def _with_id(block: bytes, request_id: bytes) -> bytes:
+    """End a block with the line that is another one for each request."""
+    if not request_id.isalnum():
+        raise Unsendable("the request's own ID is none")
+    return b"%bAudit-ID: %b\r\n\r\n" % (block, request_id)
 
 
 def _kept(fields: Fields, *, in_auth: bool) -> list[bytes]:
@@ -132,7 +141,7 @@ def proven_block(
     :param ours: those, with their ends; they come last.
     :param identity: the caller's in ``auth`` mode, ``None`` in ``noauth`` mode.
     :param bearer: our own token in ``auth`` mode; ``None`` without one.
-    :returns: all lines and the empty one behind them.
+    :returns: all lines, with their ends.
     :raises Unsendable: if they do not; nothing may be sent then.
     """
     text = b"\n".join((b"", *lines))
@@ -147,7 +156,7 @@ def proven_block(
             raise Unsendable("the identity or the credential to be sent is not the right one")
         if _NOT_OURS.search(text.lower()):
             raise Unsendable("there is another identity or credential among what is to be sent")
-    return b"%b\r\n%b\r\n" % (b"\r\n".join(lines), ours)
+    return b"%b\r\n%b" % (b"\r\n".join(lines), ours)
 
 
 @lru_cache(maxsize=4)

@@ -140,7 +140,7 @@ class _PluginChannel:
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         fields = headers.getAllRawHeaders() if isinstance(headers, Headers) else headers
         flat = [(name, value) for name, values in fields for value in values]
-        self._request.start(ResponseHead(int(code), reason, flat))
+        self._request.start(ResponseHead(int(code), reason, [*flat, self._request.id_header]))
 
     def write(self, data: bytes) -> None:
         self._request.write((data,))

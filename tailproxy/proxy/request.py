@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError
 from tailproxy.interfaces import AccessRecord, ResponseHead
+from tailproxy.proxy.requestid import new_id
 from tailproxy.wire import http1
 from tailproxy.wire.requestinfo import is_discovery
 
@@ -130,6 +131,7 @@ class Request:
     What is written of an answer is held until `flush` or the end of the answer, so that a head and
     what came with it leave together.
 
+    :ivar id: fresh and unguessable, hexadecimal. Logs on both sides of us are joined by it.
     :ivar head: what the client sent, without the body.
     :ivar caller: where the connection comes from.
     :ivar listener: name of the listener that took it.
@@ -138,6 +140,11 @@ class Request:
     :ivar complete: whether the whole body has arrived.
     :ivar received_at: when the head was complete, in seconds of the reactor's clock.
     :ivar gone: whether the client has gone or the answer is complete.
+    :ivar forwarded: whether it was let through to the API server.
+    :ivar session: what kind of session it is, for the audit trail.
+    :ivar exit_code: of the session's command, once that is known.
+    :ivar recorded: where it is recorded.
+    :ivar reason: why it is refused, or why nothing of it is recorded.
     """
 
     __slots__ = (
@@ -151,15 +158,20 @@ class Request:
         "caller",
         "complete",
         "denied",
+        "exit_code",
+        "forwarded",
         "gone",
         "head",
+        "id",
         "identity",
         "keep_alive",
         "listener",
+        "reason",
         "received",
         "received_at",
         "recorded",
         "sent",
+        "session",
         "status",
     )
 
@@ -171,6 +183,7 @@ class Request:
         keep_alive: bool,
     ) -> None:
         self._channel = channel
+        self.id = new_id()
         self.head = head
         self.keep_alive = keep_alive
         self.body = Body(channel) if head.framing is not http1.NO_BODY else None
@@ -181,7 +194,11 @@ class Request:
         self.identity: Identity | None = None
         self.gone = False
         self.denied = ""
-        self.recorded = False
+        self.reason = ""
+        self.forwarded = False
+        self.session: str = head.info.session or ""
+        self.exit_code: int | None = None
+        self.recorded = ""
         self.status = 0
         self.sent = 0
         self.received = 0
@@ -200,6 +217,11 @@ class Request:
     def target(self) -> bytes:
         """The request target byte for byte."""
         return self.head.target
+
+    @property
+    def id_header(self) -> Header:
+        """The header by which an answer of our own says its ID, as the API server's do."""
+        return b"Audit-Id", self.id.encode()
 
     @property
     def upgrade(self) -> bytes | None:
@@ -312,6 +334,7 @@ class Request:
             (b"Content-Length", b"%d" % len(body)),
             (b"Cache-Control", b"no-store"),
             (b"X-Content-Type-Options", b"nosniff"),
+            self.id_header,
             *extra,
         ]
         self.start(ResponseHead(code, _REASONS.get(code, b"Error"), headers))
@@ -324,6 +347,7 @@ class Request:
         if self.gone:
             return
         self.denied = error.label
+        self.reason = error.message
         if self._started:
             self.abort()
             return
@@ -386,30 +410,38 @@ class Request:
 
     def _account(self) -> None:
         self.gone = True
-        identity = self.identity
         head = self.head
-        site = self._channel.site
-        site.audit.answered(
+        upgrade = head.fields.upgrade
+        self._channel.site.audit.answered(
             AccessRecord(
-                user=identity.user if identity is not None else "",
-                node=identity.node if identity is not None else "",
-                groups=identity.groups if identity is not None else (),
-                address=self.caller.shown,
-                service=self.caller.service or "",
+                id=self.id,
+                identity=self.identity,
+                caller=self.caller,
                 listener=self.listener,
                 method=head.method.decode("ascii", "replace"),
                 path=head.path.decode("ascii", "replace"),
-                verb=head.info.verb,
+                info=head.info,
                 status=self.status,
                 sent=self.sent,
                 received=self.received,
                 duration=self._channel.clock.seconds() - self.received_at,
-                upgrade=(head.upgrade or b"").decode("ascii", "replace"),
+                upgrade="" if upgrade is None else upgrade.decode("ascii", "replace"),
+                session=self.session,
+                exit_code=self.exit_code,
                 recorded=self.recorded,
+                decision="forward" if self.forwarded else self._decision,
                 denied=self.denied,
+                reason=self.reason,
                 user_agent=head.fields.user_agent,
             )
         )
+
+    @property
+    def _decision(self) -> str:
+        """What became of a request that was not forwarded."""
+        if self.denied:
+            return "refuse"
+        return "serve" if self._started else "none"
 
 
 def _head_bytes(head: ResponseHead) -> bytes:

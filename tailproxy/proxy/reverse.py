@@ -104,13 +104,16 @@ class ReverseProxyResource:
 
     def _outgoing(self, request: Request, identity: Identity) -> bytes:
         auth = self._rules.mode is not Mode.NOAUTH
-        return outgoing_block(
+        block = outgoing_block(
             request.head,
             identity=identity if auth else None,
             host=self.upstream.host,
             client=identity.forwarded_for(request.caller),
             bearer=self.upstream.bearer() if auth else None,
+            request_id=request.id.encode(),
         )
+        request.forwarded = True
+        return block
 
     def getChildWithDefault(self, name: bytes, request: Request) -> IResource:
         """Every path is answered here."""

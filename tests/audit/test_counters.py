@@ -7,7 +7,7 @@ from tailproxy.audit.counters import RequestCounters
 from tailproxy.interfaces import IAuditSink
 from tailproxy.metrics import Metrics
 from tailproxy.policy.decide import Mode
-from tests.audit.records import record
+from tests.audit.records import record, with_verb
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_requests_are_counted_by_verb_code_and_mode(metrics, counters):
 
 
 def test_a_method_of_the_clients_own_making_is_no_label(metrics, counters):
-    counters.answered(record(verb="brew"))
+    counters.answered(with_verb("brew"))
     assert value(metrics, "tailproxy_requests_total", verb="other", code="200", mode="auth") == 1
 
 
@@ -65,7 +65,7 @@ def test_durations_are_measured(metrics, counters):
     ],
 )
 def test_what_lasts_as_long_as_somebody_looks_on_has_no_duration(metrics, counters, lasting):
-    counters.answered(record(**lasting))
     verb = lasting["verb"]
+    counters.answered(with_verb(**lasting))
     assert value(metrics, "tailproxy_request_duration_seconds_count", verb=verb) == 0
     assert value(metrics, "tailproxy_requests_total", verb=verb, code="200", mode="auth") == 1

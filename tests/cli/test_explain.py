@@ -28,6 +28,7 @@ Sent      Host: api.example:6443
           Impersonate-Group: dev
           Impersonate-User: ada@corp.example
           Authorization: Bearer (tailproxy's own token)
+          Audit-ID: (new for each request)
 Recorded  no: no rule asks for it
 """
 

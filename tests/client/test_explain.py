@@ -34,6 +34,7 @@ def test_what_would_be_sent_is_shown_without_secrets():
         ("Impersonate-Group", "dev"),
         ("Impersonate-User", "ada@corp.example"),
         ("Authorization", "Bearer (tailproxy's own token)"),
+        ("Audit-ID", "(new for each request)"),
     )
 
 
@@ -49,6 +50,7 @@ def test_in_noauth_mode_the_clients_own_credentials_go_on_masked():
         "Authorization": "(masked)",
         "Cookie": "(masked)",
         "X-Forwarded-For": "100.64.0.5",
+        "Audit-ID": "(new for each request)",
     }
     assert "mine" not in str(found.as_json())
 

@@ -40,7 +40,7 @@ def outgoing(
     sent = [(b"Host", host)]
     for pair in end_to_end(headers, upgrade):
         key = pair[0].lower()
-        if key == b"host":
+        if key in {b"host", b"audit-id"}:
             continue
         if identity is not None:
             if key in _CREDENTIALS or key.startswith(_IDENTITY_PREFIXES):

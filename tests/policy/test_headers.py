@@ -32,6 +32,7 @@ PLANTED = [
     (b"Authorization", b"Bearer z"),
 ]
 DEV = ada(groups("dev"))
+ID = b"0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 
 
 def head_of(headers, method=b"POST"):
@@ -45,7 +46,7 @@ def pairs_of(block):
 
 
 def sent(headers, identity=DEV, bearer=b"ours", client="100.64.0.5"):
-    """Send headers in auth mode."""
+    """Send headers in auth mode; what leaves, but for the request's ID at its end."""
     head = head_of(headers)
     block = outgoing_block(
         head,
@@ -53,8 +54,10 @@ def sent(headers, identity=DEV, bearer=b"ours", client="100.64.0.5"):
         host=b"10.0.0.1:6443",
         client=str(unmapped(ip_address(client))).encode(),
         bearer=bearer,
+        request_id=ID,
     )
-    result = pairs_of(block)
+    *result, last = pairs_of(block)
+    assert last == (b"Audit-ID", ID)
     assert result == expected(head, identity, bearer, client)
     return result
 
@@ -191,9 +194,17 @@ def test_an_upgrade_keeps_what_the_other_end_reads():
 
 def test_the_same_headers_leave_otherwise_for_anybody_or_anything_else():
     head = head_of([(b"Accept", b"*/*"), (b"Authorization", b"Bearer z")])
-    usual = {"identity": DEV, "host": b"h", "client": b"100.64.0.5", "bearer": b"ours"}
+    usual = {
+        "identity": DEV,
+        "host": b"h",
+        "client": b"100.64.0.5",
+        "bearer": b"ours",
+        "request_id": ID,
+    }
     first = outgoing_block(head, **usual)
-    assert outgoing_block(head, **usual) is first
+    kept = head.fields.made["outgoing_block"]
+    assert outgoing_block(head, **usual) == first
+    assert head.fields.made["outgoing_block"] is kept
     for changed in (
         {"identity": ada(groups("ops"))},
         {"identity": None, "bearer": None},
@@ -206,6 +217,36 @@ def test_the_same_headers_leave_otherwise_for_anybody_or_anything_else():
         fresh = outgoing_block(head_of(head.headers), **inputs)
         assert outgoing_block(head, **inputs) == fresh != first
         assert outgoing_block(head, **usual) == first
+
+
+def test_each_request_has_its_own_id_and_no_other():
+    head = head_of([(b"Accept", b"*/*"), (b"audit-ID", b"another"), (b"AUDIT-id", b"x")])
+    for identity, bearer in ((DEV, b"ours"), (None, None)):
+        for number in (b"1", b"2"):
+            block = outgoing_block(
+                head,
+                identity=identity,
+                host=b"h",
+                client=b"100.64.0.5",
+                bearer=bearer,
+                request_id=number,
+            )
+            ids = [pair for pair in pairs_of(block) if pair[0].lower() == b"audit-id"]
+            assert ids == [(b"Audit-ID", number)]
+
+
+@pytest.mark.parametrize("number", [b"", b"1\r\nImpersonate-User: root", b"1 ", b"\xe9", b"a:b"])
+def test_an_id_that_is_none_is_not_sent(number):
+    for _ in range(2):  # the second time the rest is known
+        with pytest.raises(Unsendable):
+            outgoing_block(
+                head_of([]),
+                identity=DEV,
+                host=b"h",
+                client=b"100.64.0.5",
+                bearer=b"ours",
+                request_id=number,
+            )
 
 
 def test_without_a_token_of_ours_none_is_sent():
@@ -327,7 +368,7 @@ GOOD = [UPSTREAM, (b"Accept", b"*/*"), *OURS]
 
 def check(headers, identity, bearer):
     reference.check_outgoing(headers, identity, bearer)
-    assert block_of(headers, identity, bearer) == field_lines(headers) + b"\r\n"
+    assert block_of(headers, identity, bearer) == field_lines(headers)
 
 
 def block_of(headers, identity, bearer):
@@ -463,7 +504,7 @@ any_names = st.one_of(
     st.sampled_from(
         [b"Transfer-Encoding", b"content-length", b"X-Real-Ip", b"Proxy-Authorization",
          b"Forwarded", b"Keep-Alive", b"Proxy-Connection", b"Trailer", b"Cookie",
-         b"x-forwarded-proto",
+         b"x-forwarded-proto", b"Audit-ID",
          b"SEC-WEBSOCKET-PROTOCOL", b"Sec-WebSocket-Protocol-X", b"x-remote-extra-a", b"expect"]
     ),
     st.text("aX-_", min_size=1, max_size=4).map(str.encode),

@@ -94,10 +94,11 @@ async def test_resource_knows_its_caller(plane):
         client.send(get(b"probe/me"))
         answer = await client.receives(b"ada@corp.example")
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert f"Audit-Id: {plane.audit.records[-1].id}\r\n".encode() in answer
         client.take()
     assert plane.server.connections == []
-    assert [(r.status, r.user, r.path) for r in plane.audit.records] == [
-        (200, "ada@corp.example", "/.tailproxy/probe/me")
+    assert [(r.status, r.user, r.path, r.decision) for r in plane.audit.records] == [
+        (200, "ada@corp.example", "/.tailproxy/probe/me", "serve")
     ] * 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from twisted.internet.defer import Deferred
 
@@ -34,6 +36,65 @@ async def test_request_goes_up_as_its_caller_and_its_answer_comes_back(plane):
         2,
         "list",
     )
+
+
+def id_of(head: bytes) -> str:
+    """The ID in a head's last header."""
+    [found] = re.findall(rb"\r\nAudit-I[dD]: ([0-9a-f]{32})\r\n", head)
+    return found.decode()
+
+
+async def test_request_has_the_same_id_upstream_and_in_the_audit_trail_and_the_next_another(plane):
+    client = await plane.client()
+    seen = []
+    for _ in range(3):
+        client.send(GET[:-2] + b"Audit-ID: mine\r\n\r\n")
+        server = await plane.server.connection()
+        head = await server.receives(b"\r\n\r\n")
+        assert b"mine" not in head
+        seen.append(id_of(head))
+        server.take()
+        server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await client.receives(b"ok")
+        client.take()
+    records = await plane.answered(3)
+    assert [record.id for record in records] == seen
+    assert len(set(seen)) == 3
+    assert {record.decision for record in records} == {"forward"}
+
+
+async def test_refusal_says_the_id_that_the_audit_trail_has(plane):
+    client = await plane.client()
+    client.send(GET[:-2] + b"Impersonate-User: root\r\n\r\n")
+    answer = await client.receives(b'"code": 403')
+    [record] = await plane.answered()
+    assert record.id == id_of(answer)
+    assert (record.decision, record.denied) == ("refuse", "client-impersonation")
+    assert record.reason.startswith("Impersonate-User is not accepted from a client")
+
+
+async def test_what_fails_behind_us_was_forwarded_all_the_same(plane):
+    client = await plane.client()
+    client.send(GET)
+    server = await plane.server.connection()
+    head = await server.receives(b"\r\n\r\n")
+    server.send(b"nonsense\r\n\r\n")
+    answer = await client.receives(b'"code": 502')
+    [record] = await plane.answered()
+    assert record.id == id_of(head) == id_of(answer)
+    assert (record.decision, record.status) == ("forward", 502)
+    assert record.reason.startswith("cannot use the Kubernetes API server: ")
+
+
+async def test_client_that_goes_before_a_decision_has_none(plane):
+    plane.resolver.hold = Deferred()
+    client = await plane.client()
+    client.send(GET)
+    await eventually(lambda: plane.resolver.asked)
+    client.transport.abortConnection()
+    [record] = await plane.answered()
+    assert (record.decision, record.status) == ("none", 499)
+    plane.resolver.hold.callback(None)
 
 
 async def test_both_connections_are_kept(plane):

@@ -5,6 +5,7 @@ The real channel, forwarding and upstream connection here stand between transpor
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 
 import pytest
@@ -29,6 +30,7 @@ from tailproxy.proxy.whois import WhoIsResource
 from tests.proxy.plane import ADA, Audit, Table
 
 HOST = b"Host: kube\r\n"
+ID = re.compile(rb"Audit-I[Dd]: [0-9a-f]{32}\r\n")
 REQUESTS = {
     "GET": b"GET /api/v1/pods?x=1 HTTP/1.1\r\n"
     + HOST
@@ -125,7 +127,7 @@ class Between:
         self.channel.makeConnection(self.client)
 
     def exchange(self, request: list[bytes], answer: list[bytes]) -> tuple[bytes, bytes]:
-        """What went up and came down for this."""
+        """What went up and came down for this; but for the request's ID, always another."""
         for piece in request:
             self.channel.dataReceived(piece)
         for piece in answer:
@@ -133,7 +135,7 @@ class Between:
         up, down = self.upstream.transport.value(), self.client.value()
         self.upstream.transport.clear()
         self.client.clear()
-        return up, down
+        return ID.sub(b"Audit-ID: 1\r\n", up), ID.sub(b"Audit-Id: 1\r\n", down)
 
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
