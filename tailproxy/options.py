@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tailproxy.policy.decide import ClientImpersonation
+from tailproxy.recording_options import Recording
 from tailproxy.schema import (
     FLAG,
     IP_PATTERN,
+    PATH,
     PORT,
     TEXT,
     Choice,
@@ -121,12 +123,6 @@ def _service(text: str) -> str:
     return text
 
 
-def _path(text: str) -> Path:
-    if not text:
-        raise ValueError
-    return Path(text).expanduser()
-
-
 _ADDRESS = parsed("an IP address", _address, IP_PATTERN)
 _ENDPOINT = Scalar(
     '"IP:PORT", with an IPv6 address in brackets, or a port',
@@ -138,7 +134,6 @@ _ENDPOINT = Scalar(
         "maximum": 65535,
     },
 )
-_PATH = parsed("the path of a file", _path, ".")
 
 
 @attrs.frozen
@@ -241,7 +236,7 @@ _TLS_OF_KIND = {
 class Tailscaled:
     """The tailscaled to work with."""
 
-    socket: Path = option("Socket", _PATH, "Its LocalAPI socket.", default=Path(_SOCKET))
+    socket: Path = option("Socket", PATH, "Its LocalAPI socket.", default=Path(_SOCKET))
 
 
 @attrs.frozen
@@ -302,7 +297,7 @@ class Upstream:
 
     kubeconfig: Path | None = option(
         "Kubeconfig",
-        _PATH,
+        PATH,
         "A kubeconfig file. If left out: the pod's service account in a cluster, else the file"
         " that KUBECONFIG names, else ~/.kube/config.",
     )
@@ -321,8 +316,8 @@ class Certificates:
         "`tailnet`: from tailscaled; `files`: Chain and Key; `self-signed`: for development.",
         default=CertificatesFrom.TAILNET,
     )
-    chain: Path | None = option("Chain", _PATH, "PEM file of the certificate and its chain.")
-    key: Path | None = option("Key", _PATH, "PEM file of the certificate's key.")
+    chain: Path | None = option("Chain", PATH, "PEM file of the certificate and its chain.")
+    key: Path | None = option("Key", PATH, "PEM file of the certificate's key.")
     names: tuple[str, ...] = option(
         "Names",
         Many(TEXT),
@@ -448,6 +443,12 @@ class Tailproxy:
         Nested(Admin),
         "The port of probes, metrics and version. It is open when this object is there, or"
         " HealthCheckEnabled or MetricsEnabled is true.",
+    )
+    recording: Recording = option(
+        "Recording",
+        Nested(Recording),
+        "Where recordings of sessions go, beside the recorders that grants name.",
+        default=Recording(),
     )
     log: Log = option("Log", Nested(Log), "Log lines on standard error.", default=Log())
     limits: Limits = option(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -270,6 +271,15 @@ def parsed(wanted: str, parse: Callable[[str], Any], pattern: str) -> Scalar:
     """
     shape = {"type": "string", "pattern": pattern}
     return Scalar(wanted, lambda value: parse(_text(value)), shape)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError
+    return Path(text).expanduser()
+
+
+PATH = parsed("the path of a file", _path, ".")
 
 
 @attrs.frozen

@@ -456,6 +456,7 @@ class FakeSessionSink:
 
     :ivar error: why it takes no recording, or None.
     :ivar hanging: whether it does not answer until `release`.
+    :ivar stalled: whether its uploads take nothing until they are told to `drain`.
     :ivar uploads: what it took, oldest first.
     :ivar given_up: sessions that did not wait for it.
     """
@@ -465,6 +466,7 @@ class FakeSessionSink:
     def __init__(self) -> None:
         self.error: SinkError | None = None
         self.hanging = False
+        self.stalled = False
         self.uploads: list[FakeUpload] = []
         self.given_up: list[str] = []
         self._waiting: list[tuple[str, Deferred[IUpload]]] = []
@@ -493,6 +495,7 @@ class FakeSessionSink:
         if self.error is not None:
             return fail(self.error)
         upload = FakeUpload(session)
+        upload.stalled = self.stalled
         self.uploads.append(upload)
         return succeed(upload)
 

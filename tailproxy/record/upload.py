@@ -190,6 +190,10 @@ class Upload(ABC):
         self.backlog -= most - left
         return b"".join(taken)
 
+    def peek(self) -> bytes:
+        """Return the whole queue, which stays."""
+        return b"".join(self._queue)
+
     def moved(self) -> None:
         """Some of the queue was taken."""
         if self._was_full and self.backlog <= self._limit // 2:
