@@ -222,6 +222,16 @@ _ROWS: dict[str, tuple[Panel, ...]] = {
             "reqps",
             doc="A grant asks for recording and lets requests pass without it.",
         ),
+        Panel(
+            "Audit lines",
+            (
+                ("{{sink}} took", _rate("tailproxy_audit_lines_total", "sink")),
+                ("{{sink}} lost", _rate("tailproxy_audit_dropped_total", "sink")),
+                ("{{sink}} failed", _rate("tailproxy_audit_failures_total", "sink")),
+            ),
+            "cps",
+            doc="Lines that wait for a sink which fails are lost once there are too many.",
+        ),
     ),
     "Processes": (
         Panel("CPU", (("{{instance}}", _rate("process_cpu_seconds_total", "instance")),), "none"),

@@ -119,7 +119,14 @@ class _Role:
                 *review.checks,
             )
             admin.show(parts.pages(checks, self.collect))
-        services = [*parts.tailnet.services, *self.services, self._plane, review, self.reloader]
+        services = [
+            *parts.tailnet.services,
+            parts.audit,
+            *self.services,
+            self._plane,
+            review,
+            self.reloader,
+        ]
         _run(self.service, services if admin is None else [*services, admin])
 
     async def adopt(self, document: Document) -> None:
@@ -327,7 +334,10 @@ class DataPlaneOnly:
         self.doors = self._parts.doors(self.site, self._tls)
         self.plane = DataPlane(self.site, self._parts.upstream, ())
         self.services = MultiService()
-        _run(self.services, [*self._parts.tailnet.services, self._certificates])
+        _run(
+            self.services,
+            [*self._parts.tailnet.services, self._parts.audit, self._certificates],
+        )
 
     @property
     def checks(self) -> Sequence[IReadinessCheck]:
@@ -345,4 +355,4 @@ class DataPlaneOnly:
         # Connections to a listener that is closed now may still be on their way here.
         self.doors = {**self.doors, **parts.doors(self.site, self._tls)}
         self.plane.adopt(parts.upstream, ())
-        _run(self.services, [*parts.tailnet.services, self._certificates])
+        _run(self.services, [*parts.tailnet.services, parts.audit, self._certificates])

@@ -124,6 +124,24 @@ class Metrics:
             "Requests that a fail-open rule let pass unrecorded.",
             registry=registry,
         )
+        self.audit_lines = Counter(
+            "tailproxy_audit_lines_total",
+            "Audit lines that a file or a server has taken.",
+            ["sink"],
+            registry=registry,
+        )
+        self.audit_dropped = Counter(
+            "tailproxy_audit_dropped_total",
+            "Audit lines that a file or a server will never have.",
+            ["sink"],
+            registry=registry,
+        )
+        self.audit_failures = Counter(
+            "tailproxy_audit_failures_total",
+            "Attempts at handing audit lines over that failed.",
+            ["sink"],
+            registry=registry,
+        )
         self.workers = Gauge(
             "tailproxy_workers",
             "Worker processes that take connections; 0 where one process does everything.",

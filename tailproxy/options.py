@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from tailproxy.audit_options import Audit
 from tailproxy.policy.decide import ClientImpersonation
 from tailproxy.recording_options import Recording
 from tailproxy.schema import (
@@ -451,6 +452,9 @@ class Tailproxy:
         default=Recording(),
     )
     log: Log = option("Log", Nested(Log), "Log lines on standard error.", default=Log())
+    audit: Audit = option(
+        "Audit", Nested(Audit), "Where the line of each request goes.", default=Audit()
+    )
     limits: Limits = option(
         "Limits", Nested(Limits), "Bounds of requests and times.", default=Limits()
     )

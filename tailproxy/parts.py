@@ -14,6 +14,8 @@ import tailproxy
 from tailproxy.admin.service import AdminService, admin_address, admin_pages
 from tailproxy.audit.access import AccessLog, Fanout
 from tailproxy.audit.counters import RequestCounters
+from tailproxy.audit.trail import audit_trail
+from tailproxy.audit_options import SinkKind
 from tailproxy.extensions import plugin_resources
 from tailproxy.interfaces import DrainTimes
 from tailproxy.kube.access import in_cluster, pod_access
@@ -42,8 +44,9 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
     from twisted.web.resource import IResource
 
+    from tailproxy.audit.trail import Trail
     from tailproxy.config import Config
-    from tailproxy.interfaces import IDoor, IReadinessCheck
+    from tailproxy.interfaces import IAuditSink, IDoor, IReadinessCheck
     from tailproxy.kube.access import ClusterAccess
     from tailproxy.proxy.tls import ServerTLS
     from tailproxy.tailnet.node import Node
@@ -121,6 +124,11 @@ class Parts:
                 PoolLimits(connect_seconds=ours.limits.connect_seconds),
             ),
         )
+        self.audit: Trail = self._keep(
+            "audit",
+            ours.audit,
+            lambda: audit_trail(ours.audit, self.access_log.json, reactor, self.metrics),
+        )
         self.plugins = plugin_resources(config, self.upstream, self._keep)
 
     def _keep(self, name: str, of: object, make: Callable[[], Any]) -> Any:
@@ -172,7 +180,12 @@ class Parts:
         )
 
     def _audit(self) -> Fanout:
-        return Fanout((self.access_log, RequestCounters(self.metrics, self.mode)))
+        sinks: list[IAuditSink] = [RequestCounters(self.metrics, self.mode)]
+        if any(sink.kind is SinkKind.LOG for sink in self.config.tailproxy.audit.sinks):
+            sinks.append(self.access_log)
+        if self.audit.deliveries:
+            sinks.append(self.audit)
+        return Fanout(sinks)
 
     def _limits(self) -> Limits:
         limits = self.config.tailproxy.limits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import attrs
 import pytest
 
 from tailproxy.audit.access import JSONAccessLine
@@ -198,6 +199,6 @@ class TestGroups:
             line = JSONAccessLine()
             answered = record(identity=self.many(size))
             line(answered, 0)
-            return partial(line, answered, 0)
+            return partial(line, attrs.evolve(answered), 0)
 
         assert_constant(make, 10, 1000)

@@ -48,6 +48,7 @@ class AccessLog:
 
     :param log: where to.
     :param now: seconds since 1970.
+    :ivar json: makes a line of each record, for whoever wants it.
     """
 
     def __init__(self, log: Logger | None = None, now: Callable[[], float] = time.time) -> None:
@@ -56,6 +57,7 @@ class AccessLog:
         self._now = now
         self._lines: LineObserver | None = None
         self._line: AccessLine | None = None
+        self.json = JSONAccessLine()
 
     def write_to(self, lines: LineObserver, line: AccessLine | None) -> None:
         """From now on write lines instead of logging events.
@@ -101,14 +103,21 @@ class _Texts:
 
 
 class JSONAccessLine:
-    """JSON, as `tailproxy.audit.logs.json_line` writes it. An `AccessLine`."""
+    """JSON, as `tailproxy.audit.logs.json_line` writes it. An `AccessLine`.
+
+    Asked again for the record that was the last one, it returns the line that it made.
+    """
 
     def __init__(self) -> None:
+        self._last: AccessRecord | None = None
+        self._made = ""
         self._callers = _Texts()
         self._requests = _Texts()
 
     def __call__(self, record: AccessRecord, moment: float) -> str:
         """The line, with its end."""
+        if record is self._last:
+            return self._made
         caller, info = record.caller, record.info
         # An object's `id` is hashed at once, an identity with all its groups is not.
         key = id(record.identity), caller.shown, caller.service, record.listener
@@ -116,7 +125,7 @@ class JSONAccessLine:
         _, request, _ = self._requests.kept.get(id(info)) or self._of_request(info)
         method = encode_basestring(record.method)
         path = encode_basestring(record.path)
-        return (
+        line = self._made = (
             f'{{"time": "{time_text(moment)}", "level": "info", "logger": "{NAMESPACE}", '
             f'"message": {who} {method[1:-1]} {path[1:-1]} {record.status}", {fields}, '
             f'"request_id": "{record.id}", "method": {method}, "path": {path}, {request}, '
@@ -125,6 +134,8 @@ class JSONAccessLine:
             f"{_PLAIN if _is_plain(record) else _outcome(record)}, "
             f'"user_agent": {encode_basestring(record.user_agent)}}}\n'
         )
+        self._last = record
+        return line
 
     def _of_caller(self, key: Hashable, record: AccessRecord) -> tuple[object, str, str]:
         """What all lines of a caller have in common: how the message begins, and some fields."""
@@ -216,16 +227,17 @@ def _outcome(record: AccessRecord) -> str:
     return _members(_outcome_fields(record))
 
 
-def access_line(form: str, level: str) -> AccessLine | None:
+def access_line(form: str, level: str, json_line: AccessLine) -> AccessLine | None:
     """How records are written.
 
     :param form: ``json`` or ``text``.
+    :param json_line: writes them as JSON.
     :param level: as the configuration's `LogLevel` spells it.
     :returns: None if that level leaves them out.
     """
     if not admits_info(level):
         return None
-    return text_access_line if form == "text" else JSONAccessLine()
+    return text_access_line if form == "text" else json_line
 
 
 def text_access_line(record: AccessRecord, moment: float) -> str:

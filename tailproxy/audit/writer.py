@@ -39,7 +39,7 @@ class LogWriter:
         """From now on the lines are such ones."""
         self._lines.write_as(text_line if form == "text" else json_line)
         self._threshold.set(level)
-        self._access_log.write_to(self._lines, access_line(form, level))
+        self._access_log.write_to(self._lines, access_line(form, level, self._access_log.json))
 
     def flush(self) -> None:
         """Write what was to be written in a moment."""

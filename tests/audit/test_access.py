@@ -127,7 +127,9 @@ def test_a_json_line_is_that_of_its_event(answered, moment):
     event = {**event_of(answered), "log_time": moment}
     expected = json_line(event)
     assert LINE(answered, moment) == expected
-    assert LINE(answered, moment) == expected  # from what is kept of the caller
+    assert LINE(answered, moment) is LINE(answered, 0)  # as it was made
+    again = attrs.evolve(answered)
+    assert LINE(again, moment) == expected  # from what is kept of the caller and the request
     assert expected.count("\n") == 1
     assert json.loads(expected)["user_agent"] == answered.user_agent
 
@@ -237,14 +239,14 @@ class TestDirectly:
     @pytest.mark.parametrize("form", ["json", "text"])
     @pytest.mark.parametrize("level", ["debug", "info"])
     def test_the_form_is_as_asked_for(self, log, lines, stream, form, level):
-        log.write_to(lines, access_line(form, level))
+        log.write_to(lines, access_line(form, level, log.json))
         log.answered(record())
         lines.close()
         assert stream.getvalue().startswith("{") is (form == "json")
 
     @pytest.mark.parametrize("level", ["warn", "error", "fatal"])
     def test_below_the_level_nothing_is_written(self, log, lines, stream, level):
-        log.write_to(lines, access_line("json", level))
+        log.write_to(lines, access_line("json", level, log.json))
         log.answered(record())
         lines.close()
         assert stream.getvalue() == ""
