@@ -199,7 +199,7 @@ class CastWriter:
 
     def marker(self, seconds: float, label: str) -> bytes:
         """Write a marker, which players show in the time line."""
-        return self._event(seconds, "m", label)
+        return self._event(seconds, "m", label.encode(errors="replace").decode())
 
     def end(self, seconds: float) -> bytes:
         """Write what is left. Characters that were not whole become U+FFFD."""
@@ -214,7 +214,7 @@ class CastWriter:
         if not text:
             return b""
         self._seconds = max(self._seconds, seconds)
-        line = f'[{round(self._seconds, 6)},"{code}",{_encode(text)}]\n'.encode(errors="replace")
+        line = f'[{round(self._seconds, 6)},"{code}",{_encode(text)}]\n'.encode()
         if self._waiting is None:
             return line
         self._waiting.append(line)

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from binascii import Error as BinasciiError
 from binascii import a2b_base64
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
 from tailproxy.wire.sessionevents import Unreadable
-from tailproxy.wire.websocket import BINARY, TEXT, Control, Piece, WebSocketReader, frame
+from tailproxy.wire.websocket import (
+    BINARY,
+    TEXT,
+    Control,
+    Piece,
+    WebSocketReader,
+    frame,
+    turned,
+    unmask,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -25,7 +35,7 @@ _BASE64 = frozenset(("base64.channel.k8s.io", "v4.base64.channel.k8s.io"))
 _CLOSING = frozenset(("v5.channel.k8s.io",))
 _ZERO = ord("0")
 _LINE_ENDS = b"\r\n"  # the API server's decoder skips them
-_QUADS = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_GROUPS = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
 @attrs.frozen
@@ -96,51 +106,68 @@ class ChannelReader:
         return events
 
     def _take(self, piece: Piece, events: list[ChannelEvent]) -> None:
+        data, key, last = piece.data, piece.key, piece.message_ends
         channel = self._channel
         if channel is None:
-            if not piece.data:
-                if piece.message_ends:
+            if not data:
+                if last:
                     events.append(Part(None, b"", last=True))
                 return
-            channel = piece.data[0] ^ (piece.key[0] if piece.key else 0)
+            channel = data[0] ^ (key[0] if key else 0)
             if self._base64:
                 channel = channel - _ZERO & 0xFF
-            piece = piece.behind(1)
-        self._channel = None if piece.message_ends else channel
-        if self._closing and channel == _CLOSE_SIGNAL:
-            self._take_close_signal(piece, events)
-        elif channel in self._wanted:
-            if self._base64:
-                self._take_base64(channel, piece, events)
-            elif piece.data or piece.message_ends:
-                events.append(Part(channel, piece.payload(), piece.message_ends))
+            data, key = data[1:], turned(key, 1)
+        self._channel = None if last else channel
+        closing = self._closing and channel == _CLOSE_SIGNAL
+        if not closing and channel not in self._wanted:
+            return
+        if key is not None:
+            data = unmask(data, key)
+        if closing:
+            self._take_close_signal(data, last, events)
+        elif self._base64:
+            self._take_base64(channel, data, last, events)
+        elif data or last:
+            events.append(Part(channel, data, last))
 
-    def _take_close_signal(self, piece: Piece, events: list[ChannelEvent]) -> None:
-        self._carried += piece.payload()[:2]
-        if len(self._carried) > 1 or (piece.message_ends and not self._carried):
+    def _take_close_signal(self, data: bytes, last: bool, events: list[ChannelEvent]) -> None:
+        self._carried += data[:2]
+        if len(self._carried) > 1 or (last and not self._carried):
             raise _ChannelError("a close signal that does not name one channel")
-        if piece.message_ends:
+        if last:
             events.append(CloseSignal(self._carried[0]))
             self._carried = b""
 
-    def _take_base64(self, channel: int, piece: Piece, events: list[ChannelEvent]) -> None:
-        text = self._carried + piece.payload().translate(None, _LINE_ENDS)
-        whole = _QUADS.match(text)
-        good = text[: whole.end() if whole else 0]
-        left = text[len(good) :]
-        bad = (
-            (self._padded and text)
-            or len(left) > 3
-            or (left and (piece.message_ends or good.endswith(b"=")))
-        )
-        if good and not self._padded:
-            events.append(Part(channel, a2b_base64(good), piece.message_ends and not bad))
-        elif piece.message_ends and not bad:
+    def _take_base64(
+        self, channel: int, data: bytes, last: bool, events: list[ChannelEvent]
+    ) -> None:
+        text = self._carried + data.translate(None, _LINE_ENDS)
+        decoded, used = _decode(text)
+        left = text[used:]
+        padded = self._padded or text[:used].endswith(b"=")
+        bad = (self._padded and text) or len(left) > 3 or (left and (last or padded))
+        if decoded and not self._padded:
+            events.append(Part(channel, decoded, last and not bad))
+        elif last and not bad:
             events.append(Part(channel, b"", last=True))
         if bad:
             raise _ChannelError("a message that is no base64")
         self._carried = left
-        self._padded = not piece.message_ends and (self._padded or good.endswith(b"="))
+        self._padded = padded and not last
+
+
+def _decode(text: bytes) -> tuple[bytes, int]:
+    """Decode as much base64 as there is: to the last whole group of four, or to what is none.
+
+    :returns: the bytes, and how much of the text they are.
+    """
+    used = len(text) & ~3
+    try:
+        return a2b_base64(text[:used], strict_mode=True), used
+    except BinasciiError:
+        groups = _GROUPS.match(text)
+        used = groups.end() if groups else 0
+        return a2b_base64(text[:used]), used
 
 
 def message(subprotocol: str, channel: int, data: bytes) -> bytes:

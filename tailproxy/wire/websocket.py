@@ -21,10 +21,9 @@ MAX_FRAME = 32 << 20
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
-_DATA = frozenset((TEXT, BINARY))
-_CONTROL = frozenset((CLOSE, PING, PONG))
 _MAX_CONTROL = 125
 _FIN = 0x80
+_CONTROL_BIT = 0x08
 _MASKED = 0x80
 # From here on, four passes over every fourth byte are cheaper than one sum of large integers.
 _LARGE = 4096
@@ -50,16 +49,6 @@ class Piece:
     def payload(self) -> bytes:
         """Return what it says."""
         return self.data if self.key is None else unmask(self.data, self.key)
-
-    def behind(self, count: int) -> Piece:
-        """Return the same without its first bytes."""
-        return Piece(
-            self.opcode,
-            self.data[count:],
-            _turned(self.key, count),
-            self.frame_ends,
-            self.message_ends,
-        )
 
 
 @attrs.frozen
@@ -128,24 +117,22 @@ class WebSocketReader:
             if self._held:
                 at = self._add_to_held(data, at, frames)
                 continue
-            head = _head(data, at)
-            if head is None:
-                self._held += data[at:]
-                self.pending = size - at
-                return
-            length, start = head
+            head = _head(data, at, size)
             first = data[at]
-            if first & 0x08:
+            if head is not None:
+                length, start = head
                 end = start + length
-                if end > size:
-                    self._held += data[at:]
-                    self.pending = size - at
-                    return
-                frames.append(_control(first, data[at:end], start - at))
-                at = end
-            else:
-                self._begin(first, data[at:start], length, frames)
-                at = start
+                if end <= size:
+                    self._whole(first, data, at, start, end, frames)
+                    at = end
+                    continue
+                if not first & _CONTROL_BIT:
+                    self._begin(first, data[at:start], length)
+                    at = start
+                    continue
+            self._held += data[at:]
+            self.pending = size - at
+            return
 
     def _add_to_held(self, data: bytes, at: int, frames: list[Frame]) -> int:
         """Add what is missing of the head or control frame in hand.
@@ -156,93 +143,114 @@ class WebSocketReader:
         before = len(held)
         # No head has more than 14 bytes, and no control frame more than 125 behind it.
         held += data[at : at + 14 + _MAX_CONTROL]
-        head = _head(held, 0)
-        if head is not None:
-            length, end = head
-            start = end
-            if held[0] & 0x08:
-                end += length
-            if len(held) >= end:
-                first, whole = held[0], bytes(held[:end])
-                held.clear()
-                self.pending = 0
-                if first & 0x08:
-                    frames.append(_control(first, whole, start))
-                else:
-                    self._begin(first, whole, length, frames)
-                return at + end - before
         self.pending = len(held)
-        return len(data)
+        head = _head(held, 0, len(held))
+        if head is None:
+            return len(data)
+        length, start = head
+        end = start + length
+        if end <= len(held):
+            whole = bytes(held)
+            held.clear()
+            self.pending = 0
+            self._whole(whole[0], whole, 0, start, end, frames)
+        elif held[0] & _CONTROL_BIT:
+            return len(data)
+        else:
+            first, opening = held[0], bytes(held[:start])
+            held.clear()
+            self._begin(first, opening, length)
+            end = start
+        return at + end - before
 
-    def _begin(self, first: int, head: bytes, length: int, frames: list[Frame]) -> None:
-        """Begin a data frame."""
-        opcode = first & 0x0F
+    def _whole(
+        self, first: int, data: bytes, at: int, start: int, end: int, frames: list[Frame]
+    ) -> None:
+        """Read a whole frame.
+
+        :param first: its first byte.
+        :param at: where it begins.
+        :param start: where its payload does.
+        """
+        masked = data[at + 1] >= _MASKED
+        key = data[start - 4 : start] if masked else None
+        if first & _CONTROL_BIT:
+            payload = data[start:end] if key is None else unmask(data[start:end], key)
+            frames.append(Control(first & 0x0F, payload, masked))
+            return
+        opcode, final = first & 0x0F, first >= _FIN
+        self._check_order(opcode)
+        self.in_message = not final
+        frames.append(Piece(opcode, data[start:end], key, True, final))
+
+    def _begin(self, first: int, head: bytes, length: int) -> None:
+        """Begin a data frame that is not whole."""
+        self._opcode = first & 0x0F
+        self._check_order(self._opcode)
+        self.in_message = True
+        self._final = first >= _FIN
+        self._key = head[-4:] if head[1] >= _MASKED else None
+        self._remaining = length
+        self.pending = len(head)
+
+    def _check_order(self, opcode: int) -> None:
         if self.in_message is not (opcode == CONTINUATION):
             raise _WebSocketError(
                 "a message inside another" if self.in_message else "a continuation of no message"
             )
-        self._opcode = opcode
-        self._final = bool(first & _FIN)
-        self.in_message = True
-        self._key = head[-4:] if head[1] & _MASKED else None
-        self._remaining = length
-        self.pending = len(head)
-        if not length:
-            self._hand_on(b"", frames)
 
     def _hand_on(self, data: bytes, frames: list[Frame]) -> None:
+        """Hand on a piece of the data frame that is not whole."""
         whole = not self._remaining
         frames.append(Piece(self._opcode, data, self._key, whole, whole and self._final))
         if whole:
             self.pending = 0
             self.in_message = not self._final
         else:
-            self._key = _turned(self._key, len(data))
+            self._key = turned(self._key, len(data))
 
 
-def _head(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
+_GOOD = frozenset((*range(3), *(_FIN | opcode for opcode in (0, 1, 2, 8, 9, 10))))
+
+
+def _head(data: bytes | bytearray, at: int, size: int) -> tuple[int, int] | None:
     """Read the head of a frame (RFC 6455, 5.2), which is judged as far as it came.
 
     :returns: the payload's length, and where the payload begins; ``None`` if more is needed.
     """
     first = data[at]
-    opcode = first & 0x0F
-    if first & 0x70:
-        raise _WebSocketError("a reserved bit is set, and no extension was agreed on")
-    if opcode not in _DATA and opcode not in _CONTROL and opcode != CONTINUATION:
-        raise _WebSocketError(f"a frame of unknown type {opcode}")
-    if opcode in _CONTROL and not first & _FIN:
-        raise _WebSocketError("a control frame in fragments")
-    if len(data) < at + 2:
-        return None
-    length = data[at + 1] & 0x7F
+    if first not in _GOOD:
+        raise _WebSocketError(_reason(first))
     start = at + 2
+    if size < start:
+        return None
+    second = data[at + 1]
+    length = second & 0x7F
     if length > _MAX_CONTROL:
-        if opcode in _CONTROL:
+        if first & _CONTROL_BIT:
             raise _WebSocketError("a control frame of more than 125 bytes")
         start += 2 if length == 126 else 8
-        if len(data) < start:
+        if size < start:
             return None
         length = int.from_bytes(data[at + 2 : start])
-    if length > MAX_FRAME:
-        raise _WebSocketError(f"a frame of {length} bytes")
-    if data[at + 1] & _MASKED:
+        if length > MAX_FRAME:
+            raise _WebSocketError(f"a frame of {length} bytes")
+    if second >= _MASKED:
         start += 4
-    if len(data) < start:
-        return None
-    return length, start
+    return (length, start) if size >= start else None
 
 
-def _control(first: int, frame: bytes, start: int) -> Control:
-    """Read a whole control frame."""
-    payload, masked = frame[start:], bool(frame[1] & _MASKED)
-    if masked:
-        payload = unmask(payload, frame[start - 4 : start])
-    return Control(first & 0x0F, payload, masked)
+def _reason(first: int) -> str:
+    """Say what is wrong with the first byte of a frame."""
+    if first & 0x70:
+        return "a reserved bit is set, and no extension was agreed on"
+    if first | _FIN in _GOOD:
+        return "a control frame in fragments"
+    return f"a frame of unknown type {first & 0x0F}"
 
 
-def _turned(key: bytes | None, count: int) -> bytes | None:
-    """Turn a masking key so that it fits what comes behind some bytes."""
+def turned(key: bytes | None, count: int) -> bytes | None:
+    """Turn a masking key so that it fits what comes behind so many bytes."""
     if key is None:
         return None
     count &= 3

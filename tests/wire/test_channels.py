@@ -12,6 +12,7 @@ from tailproxy.wire.channels import ChannelReader, CloseSignal, Part, message
 from tailproxy.wire.sessionevents import Unreadable
 from tailproxy.wire.websocket import Control
 
+from .conversation import whole_messages
 from .encoders import WebSocketWriter, cut
 from .golden import STREAMS, cases
 
@@ -23,20 +24,6 @@ V5 = "v5.channel.k8s.io"
 def read(subprotocol, *chunks, wanted=range(256)):
     reader = ChannelReader(subprotocol, wanted)
     return [each for chunk in chunks for each in reader.feed(chunk)]
-
-
-def whole(events):
-    """Return the messages with the parts of each put together."""
-    messages, data = [], b""
-    for each in events:
-        if isinstance(each, Part):
-            data += each.data
-            if each.last:
-                messages.append((each.channel, data))
-                data = b""
-        else:
-            messages.append(each)
-    return [*messages, data]
 
 
 def as_golden(each):
@@ -57,7 +44,7 @@ def test_golden(given, expected):
     if expected == {"error": True}:
         assert isinstance(events[-1], Unreadable)
         return
-    *messages, rest = whole(events)
+    *messages, rest = whole_messages(events)
     assert [as_golden(each) for each in messages] == expected
     assert rest == b""
 
@@ -158,7 +145,7 @@ def conversations(draw, subprotocol):
 @given(st.data(), subprotocols, st.lists(st.integers(0, 1 << 16), max_size=30))
 def test_any_split_gives_the_same_messages(data, subprotocol, places):
     conversation = data.draw(conversations(subprotocol))
-    expected = whole(read(subprotocol, conversation))
-    assert whole(read(subprotocol, *cut(conversation, *places))) == expected
+    expected = whole_messages(read(subprotocol, conversation))
+    assert whole_messages(read(subprotocol, *cut(conversation, *places))) == expected
     one_by_one = (conversation[at : at + 1] for at in range(len(conversation)))
-    assert whole(read(subprotocol, *one_by_one)) == expected
+    assert whole_messages(read(subprotocol, *one_by_one)) == expected

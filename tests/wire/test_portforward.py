@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from tailproxy.wire.portforward import MAX_CONNECTIONS, MAX_REQUEST_ID
 from tailproxy.wire.session import Forwarded, Forwarding, Unreadable, forward_tap
 
-from .conversation import play
+from .conversation import play, size_of
 from .encoders import SpdyWriter, WebSocketWriter
-from .test_remotecommand import size_of
 
 SPDY = ("SPDY/3.1", "portforward.k8s.io")
 TUNNEL = ("websocket", "SPDY/3.1+portforward.k8s.io")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping
 from struct import pack
 
 import pytest
@@ -22,7 +20,7 @@ from tailproxy.wire.session import (
     tap,
 )
 
-from .conversation import merged, play
+from .conversation import merged, play, size_of
 from .encoders import SpdyWriter, WebSocketWriter
 from .golden import STREAMS, cases
 
@@ -433,23 +431,6 @@ class TestFarewell:
         session = websocket()
         session.down(WebSocketWriter(client=False).close())
         assert session.farewell("sorry", EXIT_7) == b""
-
-
-def size_of(value, seen=None):
-    """Return how many bytes a value and all that it refers to takes, as far as is ours."""
-    seen = set() if seen is None else seen
-    if id(value) in seen:
-        return 0
-    seen.add(id(value))
-    size = sys.getsizeof(value)
-    if isinstance(value, Mapping):
-        size += sum(size_of(each, seen) for pair in value.items() for each in pair)
-    elif isinstance(value, list | tuple | set | frozenset):
-        size += sum(size_of(each, seen) for each in value)
-    elif type(value).__module__.startswith("tailproxy"):
-        names = getattr(value, "__slots__", None) or vars(value)
-        size += sum(size_of(getattr(value, name), seen) for name in names)
-    return size
 
 
 class TestState:

@@ -27,6 +27,7 @@ from tailproxy.wire.spdy import (
     goaway_frame,
 )
 
+from .conversation import joined
 from .encoders import SpdyWriter, cut
 from .golden import STREAMS, cases
 
@@ -42,23 +43,6 @@ FIELDS = {"associated": "assoc", "priority": "pri"}
 
 def values(pairs):
     return {name: value.split("\0") for name, value in pairs}
-
-
-def joined(frames):
-    """Return the frames with neighbouring pieces of data of one stream put together."""
-    result = []
-    for each in frames:
-        before = result[-1] if result else None
-        if (
-            isinstance(each, Data)
-            and isinstance(before, Data)
-            and before.stream == each.stream
-            and not before.last
-        ):
-            result[-1] = Data(each.stream, before.data + each.data, each.last)
-        else:
-            result.append(each)
-    return result
 
 
 def as_golden(each):

@@ -15,12 +15,13 @@ from tailproxy.wire.websocket import (
     MAX_FRAME,
     TEXT,
     Control,
-    Piece,
     WebSocketReader,
     frame,
+    turned,
     unmask,
 )
 
+from .conversation import whole_frames
 from .encoders import WebSocketWriter, cut
 from .golden import STREAMS, cases
 
@@ -28,20 +29,6 @@ from .golden import STREAMS, cases
 def read(*chunks):
     reader = WebSocketReader()
     return [each for chunk in chunks for each in reader.feed(chunk)]
-
-
-def whole(events):
-    """Return the frames with the pieces of each put together and unmasked."""
-    frames, payload = [], b""
-    for each in events:
-        if isinstance(each, Piece):
-            payload += each.payload()
-            if each.frame_ends:
-                frames.append((each.opcode, payload, bool(each.key), each.message_ends))
-                payload = b""
-        else:
-            frames.append(each)
-    return [*frames, payload]
 
 
 class TestGolden:
@@ -52,7 +39,7 @@ class TestGolden:
         if expected == {"error": True}:
             assert [type(each) for each in events] == [Unreadable]
             return
-        *frames, rest = whole(events)
+        *frames, rest = whole_frames(events)
         shown = [
             {
                 "fin": True,
@@ -74,7 +61,7 @@ class TestWebSocketReader:
     def test_every_length_masked_or_not(self, size, client):
         payload = bytes(range(256)) * (size // 256 + 1)
         data = WebSocketWriter(client).binary(payload[:size])
-        *frames, rest = whole(read(*cut(data, 1, 3, 11, 5000, 70_001)))
+        *frames, rest = whole_frames(read(*cut(data, 1, 3, 11, 5000, 70_001)))
         assert frames == [(BINARY, payload[:size], client, True)]
         assert rest == b""
 
@@ -93,7 +80,7 @@ class TestWebSocketReader:
         assert reader.in_message
         events += reader.feed(writer.binary(b"b"))
         assert not reader.in_message
-        assert whole(events) == [
+        assert whole_frames(events) == [
             (BINARY, b"a", False, False),
             Control(9, b"p", masked=False),
             (CONTINUATION, b"b", False, True),
@@ -139,7 +126,7 @@ class TestWebSocketReader:
     @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
     def test_our_own_frames_can_be_read(self, size):
         data = frame(TEXT, b"x" * size, final=False) + frame(CONTINUATION, b"")
-        assert whole(read(data)) == [
+        assert whole_frames(read(data)) == [
             (TEXT, b"x" * size, False, False),
             (CONTINUATION, b"", False, True),
             b"",
@@ -147,11 +134,10 @@ class TestWebSocketReader:
 
 
 @given(st.binary(max_size=9000), st.binary(min_size=4, max_size=4), st.integers(0, 9000))
-def test_a_piece_can_be_unmasked_by_itself(data, key, at):
+def test_a_part_can_be_unmasked_by_itself(data, key, at):
     masked = bytes(byte ^ key[place % 4] for place, byte in enumerate(data))
     assert unmask(masked, key) == data
-    piece = Piece(BINARY, masked, key, frame_ends=True, message_ends=True)
-    assert piece.behind(at).payload() == data[at:]
+    assert unmask(masked[at:], turned(key, at)) == data[at:]
 
 
 @st.composite
@@ -171,10 +157,10 @@ def conversations(draw):
 
 @given(conversations(), st.lists(st.integers(0, 1 << 16), max_size=30))
 def test_any_split_gives_the_same_frames(data, places):
-    assert whole(read(*cut(data, *places))) == whole(read(data))
+    assert whole_frames(read(*cut(data, *places))) == whole_frames(read(data))
 
 
 @given(conversations())
 def test_bytes_one_by_one_give_the_same_frames(data):
     one_by_one = read(*(data[at : at + 1] for at in range(len(data))))
-    assert whole(one_by_one) == whole(read(data))
+    assert whole_frames(one_by_one) == whole_frames(read(data))
