@@ -113,6 +113,22 @@ class ResolverUnavailableError(ApiError):
         )
 
 
+class RecordingError(ApiError):
+    """A session cannot be recorded: 403 where it must be.
+
+    :param reason: why, without addresses.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            403,
+            "recorder-unavailable",
+            f"this session must be recorded (enforceRecorder), and cannot be: {reason}; try again,"
+            " and if it stays so, ask the tailnet's administrator to look at the recorder",
+        )
+        self.reason = reason
+
+
 class UpstreamError(ApiError):
     """The API server could not be reached or did not answer properly.
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tailproxy.errors import ApiError
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.wire.addresses import AddressPort
+    from tailproxy.wire.head import RequestHead
     from tailproxy.wire.http1 import Header
     from tailproxy.wire.requestinfo import RequestInfo
 
@@ -202,6 +203,70 @@ class IUpstream(Interface):
     def send(request: UpstreamRequest, receiver: IResponseReceiver) -> IExchange:
         """Begin a request. The receiver hears everything else, failures to connect included;
         nothing is sent before the server is verified (design rule 9).
+        """
+
+
+@attrs.frozen
+class RecordedSession:
+    """A session that is to be recorded, before it begins.
+
+    `kind` is `exec` or `attach`; `enforced`: it must not go on unrecorded.
+    """
+
+    kind: str
+    head: RequestHead
+    identity: Identity
+    enforced: bool
+
+
+class ISessionRecorder(Interface):
+    """Has sessions recorded."""
+
+    def open(session: RecordedSession) -> Deferred[IRecording]:
+        """Reach somebody who takes the recording, within 30 s; nothing is written yet.
+
+        The Deferred fails with `RecordingError` when there is nobody. It may be cancelled.
+        """
+
+
+class IRecording(Interface):
+    """One session that is being recorded. None of its methods raises or waits.
+
+    Bytes are told before they are passed on, so that under enforcement nothing is shown that was
+    not taken.
+    """
+
+    where = Attribute("Who has it, for the audit trail, str.")
+
+    def begin(head: ResponseHead, session: IRecordedSession) -> None:
+        """The API server has switched protocols."""
+
+    def abandon() -> None:
+        """It has not, and never will: no recording must be left."""
+
+    def up(data: bytes) -> None:
+        """The client has sent this."""
+
+    def down(data: bytes) -> None:
+        """The API server has sent this."""
+
+    def ended() -> None:
+        """The session is over. The recording is completed, however long that takes."""
+
+
+class IRecordedSession(Interface):
+    """What a recording may do to its session."""
+
+    def hold() -> None:
+        """Read no more from the API server: the recorder is too slow."""
+
+    def go_on() -> None:
+        """Read again."""
+
+    def cut(farewell: bytes) -> None:
+        """End it at once, in both directions.
+
+        :param farewell: last words for the client, in its protocol; may be empty.
         """
 
 

@@ -50,11 +50,17 @@ class Forward:
 
     :ivar session: ``exec``, ``attach``, ``portforward``, ``node-exec`` for what may run a command
         by way of a kubelet, or ``None``.
+    :ivar record: whether the session is to be recorded.
+    :ivar report: whether the request is to be reported as an event.
+    :ivar enforced: whether it must not go on without that.
     :ivar unrecorded: why nothing of it is recorded although a grant asks for that. The caller
         must log it.
     """
 
     session: str | None = None
+    record: bool = False
+    report: bool = False
+    enforced: bool = False
     unrecorded: str | None = None
 
 
@@ -114,10 +120,23 @@ def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward |
     session: str | None = request.info.session
     if node_proxy(request.method, request.info, request.fields.may_upgrade) is NodeProxy.EXEC:
         session = "node-exec"
-    if not identity.grants.fail_open:
-        return _enforced(identity, session) or Forward(session)
-    unrecorded = _unrecorded(identity, session)
-    return Forward(session, unrecorded) if session or unrecorded else _FORWARD
+    grants = identity.grants
+    if not grants.recorder_addresses:
+        if not grants.fail_open:
+            return _no_recorder(identity)
+        return Forward(session) if session else _FORWARD
+    if session == "node-exec":
+        if not grants.fail_open:
+            return _unrecordable(identity)
+        return Forward(
+            session,
+            report=grants.enable_events,
+            unrecorded="session recording is asked for and cannot be had through a node's proxy",
+        )
+    record = session in {"exec", "attach"}
+    if not (session or grants.enable_events):
+        return _FORWARD
+    return Forward(session, record, grants.enable_events, not grants.fail_open)
 
 
 def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Refusal | None:
@@ -146,51 +165,24 @@ def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Re
     return None
 
 
-def _unrecorded(identity: Identity, session: str | None) -> str | None:
-    """Say what a fail-open grant asks for and does not get."""
-    if not identity.grants.recorder_addresses:
-        return None
-    if session in {"exec", "attach"}:
-        return "session recording is asked for and not supported by this version"
-    if session == "node-exec":
-        return "session recording is asked for and cannot be had through a node's proxy"
-    if identity.grants.enable_events:
-        return "request events are asked for and not supported by this version"
-    return None
+def _no_recorder(identity: Identity) -> Refusal:
+    """Refuse every request where a grant demands recording and names no recorder
+    (dataplane.md 1.7).
+    """
+    return Refusal(
+        403,
+        "recorder-missing",
+        f"a grant for {identity.user} demands recording (enforceRecorder), and there is no "
+        "recorder in it, so every request is refused. Ask the tailnet's administrator to "
+        "start a recorder with the tag that the grant names, or to correct the grant.",
+    )
 
 
-def _enforced(identity: Identity, session: str | None) -> Refusal | None:
-    """Refuse what a grant wants recorded or not run (dataplane.md 1.7)."""
-    if not identity.grants.recorder_addresses:
-        return Refusal(
-            403,
-            "recorder-missing",
-            f"a grant for {identity.user} demands recording (enforceRecorder), and there is no "
-            "recorder in it, so every request is refused. Ask the tailnet's administrator to "
-            "start a recorder with the tag that the grant names, or to correct the grant.",
-        )
-    if identity.grants.enable_events:
-        return Refusal(
-            403,
-            "events-unsupported",
-            f"a grant for {identity.user} demands that every request is recorded (enableEvents "
-            "with enforceRecorder), which this version cannot do, so every request is refused. "
-            "Ask the tailnet's administrator to drop one of the two from the grant.",
-        )
-    if session in {"exec", "attach"}:
-        return Refusal(
-            403,
-            "recording-unsupported",
-            f"a grant for {identity.user} demands that this {session} session is recorded "
-            "(enforceRecorder), which this version cannot do, so it is not started. Other "
-            "requests work. Ask the tailnet's administrator to drop enforceRecorder.",
-        )
-    if session == "node-exec":
-        return Refusal(
-            403,
-            "node-proxy",
-            f"a grant for {identity.user} demands recording (enforceRecorder), and a command run "
-            "through nodes/NAME/proxy cannot be recorded, so the request is refused. Use "
-            "kubectl exec instead.",
-        )
-    return None
+def _unrecordable(identity: Identity) -> Refusal:
+    return Refusal(
+        403,
+        "node-proxy",
+        f"a grant for {identity.user} demands recording (enforceRecorder), and a command run "
+        "through nodes/NAME/proxy cannot be recorded, so the request is refused. Use "
+        "kubectl exec instead.",
+    )

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from tailproxy.interfaces import IStreamReceiver
+from tailproxy.interfaces import IRecordedSession, IStreamReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from tailproxy.interfaces import IStream
+    from tailproxy.interfaces import IRecording, IStream
 
 # How long the other direction may be silent after one has ended.
 HALF_CLOSED_SECONDS = 30.0
@@ -75,12 +75,65 @@ class _Direction:
         """The sink is gone; its stream says so as well."""
 
 
+class _RecordedUp(_Direction):
+    """What the client says; it is recorded before it is passed on."""
+
+    __slots__ = ("_recording",)
+
+    def __init__(self, relay: Relay, source: Any, sink: Any, recording: IRecording) -> None:
+        super().__init__(relay, source, sink)
+        self._recording = recording
+
+    def stream_data(self, data: bytes) -> None:
+        if not self._relay.cut_off:
+            self._recording.up(data)
+            if not self._relay.cut_off:
+                super().stream_data(data)
+
+
+class _RecordedDown(_Direction):
+    """What the API server says. It is not read while the client or the recorder is slow."""
+
+    __slots__ = ("_full", "_recording", "_slow")
+
+    def __init__(self, relay: Relay, source: Any, sink: Any, recording: IRecording) -> None:
+        super().__init__(relay, source, sink)
+        self._recording = recording
+        self._slow = False
+        self._full = False
+
+    def stream_data(self, data: bytes) -> None:
+        if not self._relay.cut_off:
+            self._recording.down(data)
+            if not self._relay.cut_off:
+                super().stream_data(data)
+
+    def pauseProducing(self) -> None:
+        self._slow = True
+        self._source.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._slow = False
+        if not self._full:
+            self._source.resumeProducing()
+
+    def hold(self) -> None:
+        self._full = True
+        self._source.pauseProducing()
+
+    def go_on(self) -> None:
+        self._full = False
+        if not self._slow:
+            self._source.resumeProducing()
+
+
 class Relay:
     """Two streams as one.
 
     :param client: the client's end.
     :param upstream: the API server's end.
     :param ended: called once, with the bytes that went up and down, when both are gone or going.
+    :ivar cut_off: whether nothing is passed on any more.
     """
 
     def __init__(
@@ -93,13 +146,22 @@ class Relay:
         self._clock = clock
         self._ended: Callable[[int, int], None] | None = ended
         self._transports = (client.transport, upstream.transport)
-        self._up = _Direction(self, client.transport, upstream.transport)
-        self._down = _Direction(self, upstream.transport, client.transport)
+        self.cut_off = False
+        self._up = self._direction_up()
+        self._down = self._direction_down()
         self._client = client
         self._upstream = upstream
         self._timer: IDelayedCall | None = None
         self._present = 2
         self.moved = False
+
+    def _direction_up(self) -> _Direction:
+        client, upstream = self._transports
+        return _Direction(self, client, upstream)
+
+    def _direction_down(self) -> _Direction:
+        client, upstream = self._transports
+        return _Direction(self, upstream, client)
 
     def start(self, early: bytes) -> None:
         """Begin to copy.
@@ -187,3 +249,47 @@ class Relay:
         self._timer = None
         for transport in self._transports:
             transport.abortConnection()
+
+
+@implementer(IRecordedSession)
+class RecordedRelay(Relay):
+    """Two streams as one, and somebody who is told everything first.
+
+    :param recording: is told.
+    """
+
+    def __init__(
+        self,
+        client: IStream,
+        upstream: IStream,
+        clock: IReactorTime,
+        ended: Callable[[int, int], None],
+        recording: IRecording,
+    ) -> None:
+        self._recording = recording
+        super().__init__(client, upstream, clock, ended)
+
+    def _direction_up(self) -> _Direction:
+        client, upstream = self._transports
+        return _RecordedUp(self, client, upstream, self._recording)
+
+    def _direction_down(self) -> _Direction:
+        client, upstream = self._transports
+        self._recorded = _RecordedDown(self, upstream, client, self._recording)
+        return self._recorded
+
+    def hold(self) -> None:
+        """See `IRecordedSession.hold`."""
+        self._recorded.hold()
+
+    def go_on(self) -> None:
+        """See `IRecordedSession.go_on`."""
+        self._recorded.go_on()
+
+    def cut(self, farewell: bytes) -> None:
+        """See `IRecordedSession.cut`."""
+        if not self.cut_off:
+            self.cut_off = True
+            if farewell:
+                self._client.transport.write(farewell)
+            self.close()

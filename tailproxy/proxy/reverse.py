@@ -6,6 +6,7 @@ with back-pressure both ways; an answer 101 turns both connections into a `Relay
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IPushProducer
@@ -20,7 +21,8 @@ from tailproxy.policy.decide import Mode, Refusal, decide
 from tailproxy.policy.headers import outgoing_block
 from tailproxy.policy.identity import Unsendable
 from tailproxy.proxy.hints import Hints
-from tailproxy.proxy.relay import Relay
+from tailproxy.proxy.recording import Preparation
+from tailproxy.proxy.relay import RecordedRelay, Relay
 from tailproxy.proxy.watch import events_of
 from tailproxy.wire.http1 import response_end_to_end
 from tailproxy.wire.requestinfo import is_long_running
@@ -30,9 +32,15 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from tailproxy.interfaces import IExchange, IStream, IUpstream
+    from tailproxy.interfaces import (
+        IExchange,
+        IRecording,
+        ISessionRecorder,
+        IStream,
+        IUpstream,
+    )
     from tailproxy.metrics import Metrics
-    from tailproxy.policy.decide import Rules
+    from tailproxy.policy.decide import Forward, Rules
     from tailproxy.policy.identity import Identity
     from tailproxy.proxy.request import Request
     from tailproxy.proxy.watch import FramedEvents, JSONEvents
@@ -51,15 +59,22 @@ log = Logger()
 class ReverseProxyResource:
     """Everything that is not tailproxy's own goes to the API server from here.
 
+    :param recorder: has sessions recorded.
     :param rules: mode, and what becomes of a client's own impersonation.
     """
 
     isLeaf = True
 
     def __init__(
-        self, upstream: IUpstream, rules: Rules, metrics: Metrics, clock: IReactorTime
+        self,
+        upstream: IUpstream,
+        recorder: ISessionRecorder,
+        rules: Rules,
+        metrics: Metrics,
+        clock: IReactorTime,
     ) -> None:
         self.upstream = upstream
+        self._recorder = recorder
         self.metrics = metrics
         self.clock = clock
         self.hints = Hints(clock) if rules.mode is not Mode.NOAUTH else None
@@ -91,16 +106,32 @@ class ReverseProxyResource:
                 path=head.path,
                 reason=decision.unrecorded,
             )
+        if decision.record and head.upgrade is not None:
+            send = partial(self._send, request, identity, decision)
+            Preparation(request, self.metrics, send).start(self._recorder, identity, decision)
+        else:
+            self._send(request, identity, decision)
+        return NOT_DONE_YET
+
+    def _send(
+        self,
+        request: Request,
+        identity: Identity,
+        decision: Forward,
+        recording: IRecording | None = None,
+    ) -> None:
         try:
             block = self._outgoing(request, identity)
         except Unsendable as error:
-            request.refuse(ApiError(403, "unsendable", f"the request cannot be forwarded: {error}"))
-            return NOT_DONE_YET
+            refusal = ApiError(403, "unsendable", f"the request cannot be forwarded: {error}")
         except ApiError as error:
-            request.refuse(error)
-            return NOT_DONE_YET
-        Forwarding(self, request, decision.session or "").start(block)
-        return NOT_DONE_YET
+            refusal = error
+        else:
+            Forwarding(self, request, decision.session or "", recording).start(block)
+            return
+        if recording is not None:
+            recording.abandon()
+        request.refuse(refusal)
 
     def _outgoing(self, request: Request, identity: Identity) -> bytes:
         auth = self._rules.mode is not Mode.NOAUTH
@@ -129,6 +160,7 @@ class Forwarding:
     """One request on its way to the API server, and its answer on the way back.
 
     :param session: `exec`, `attach`, `portforward`, `node-exec`, or empty.
+    :param recording: of that session, if it is recorded.
     """
 
     __slots__ = (
@@ -140,6 +172,7 @@ class Forwarding:
         "_metrics",
         "_producing",
         "_quiet",
+        "_recording",
         "_request",
         "_sent",
         "_session",
@@ -148,13 +181,20 @@ class Forwarding:
         "long_running",
     )
 
-    def __init__(self, proxy: ReverseProxyResource, request: Request, session: str) -> None:
+    def __init__(
+        self,
+        proxy: ReverseProxyResource,
+        request: Request,
+        session: str,
+        recording: IRecording | None,
+    ) -> None:
         self._upstream = proxy.upstream
         self._metrics = proxy.metrics
         self._clock = proxy.clock
         self._hints = proxy.hints
         self._request = request
         self._session = session
+        self._recording = recording
         self._exchange: IExchange | None = None
         self._producing = False
         self._leaving = False
@@ -217,6 +257,7 @@ class Forwarding:
 
     def response_head(self, head: ResponseHead) -> None:
         """The answer begins."""
+        self._abandon()
         if head.code == 403 and self._hints is not None:
             head = self._with_hint(head, self._hints)
         self._request.start(head)
@@ -274,12 +315,28 @@ class Forwarding:
             self._metrics.session_bytes.labels("received").inc(received)
             self._metrics.session_bytes.labels("sent").inc(sent)
             request.received, request.sent = received, sent
+            if recording is not None:
+                recording.ended()
             request.stream_ended()
 
-        Relay(client, stream, self._clock, ended).start(early)
+        recording, self._recording = self._recording, None
+        if recording is None:
+            Relay(client, stream, self._clock, ended).start(early)
+            return
+        request.recorded = True
+        relay = RecordedRelay(client, stream, self._clock, ended, recording)
+        recording.begin(head, relay)
+        relay.start(early)
+
+    def _abandon(self) -> None:
+        """There is no session that could be recorded."""
+        if self._recording is not None:
+            self._recording.abandon()
+            self._recording = None
 
     def response_failed(self, error: ApiError) -> None:
         """There is no answer, or no more of it."""
+        self._abandon()
         self._stop()
         self._request.refuse(error)
 
@@ -288,6 +345,7 @@ class Forwarding:
     def client_lost(self) -> None:
         """Nobody waits any more: end the request at the API server too."""
         exchange = self._exchange
+        self._abandon()
         self._stop()
         if exchange is not None:
             exchange.abort()

@@ -128,25 +128,26 @@ class TestRecording:
     def test_dp_R2_what_needs_no_recording_goes_on(self, rules):
         assert decide(ada(ENFORCED), request(), rules) == Forward()
         forward = request(b"GET", POD + b"/portforward", *SPDY)
-        assert decide(ada(ENFORCED), forward, rules) == Forward("portforward")
+        assert decide(ada(ENFORCED), forward, rules) == Forward("portforward", enforced=True)
 
     @pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"HEAD"])
     @pytest.mark.parametrize(
         "rest", [b"/exec?command=sh", b"/attach", b"/exec/", b"%2Fexec", b"/x/../attach"]
     )
     @pytest.mark.parametrize("headers", [(), SPDY, ((b"Upgrade", b"WebSocket"),)])
-    def test_a_session_that_must_be_recorded_is_refused(self, rules, method, rest, headers):
-        answer = refusal(ada(ENFORCED), request(method, POD + rest, *headers), rules)
-        assert answer.reason == "recording-unsupported"
+    def test_a_session_that_must_be_recorded_is_to_be(self, rules, method, rest, headers):
+        decision = decide(ada(ENFORCED), request(method, POD + rest, *headers), rules)
+        assert isinstance(decision, Forward)
+        assert (decision.record, decision.enforced) == (True, True)
 
-    def test_enforced_events_refuse_every_request(self, rules):
+    def test_enforced_events_are_for_every_request(self, rules):
         enforced = {**ENFORCED, "enableEvents": True}
-        assert refusal(ada(enforced), request(), rules).reason == "events-unsupported"
+        assert decide(ada(enforced), request(), rules) == Forward(report=True, enforced=True)
 
     def test_one_rule_enforces_for_all(self, rules):
         identity = ada({"enforceRecorder": True}, RECORDER, groups("dev"))
         session = request(b"POST", POD + b"/exec", *SPDY)
-        assert refusal(identity, session, rules).reason == "recording-unsupported"
+        assert decide(identity, session, rules) == Forward("exec", record=True, enforced=True)
 
     @pytest.mark.parametrize(
         ("method", "rest", "headers"),
@@ -170,19 +171,16 @@ class TestRecording:
         assert decide(ada(ENFORCED), head, rules) == Forward()
 
     @pytest.mark.parametrize("kind", [b"exec", b"attach"])
-    def test_a_session_that_may_go_unrecorded_says_so(self, rules, kind):
+    def test_a_session_beside_a_recorder_is_recorded_if_that_is_possible(self, rules, kind):
         decision = decide(ada(RECORDER), request(b"POST", POD + b"/" + kind, *SPDY), rules)
-        assert isinstance(decision, Forward)
-        assert decision.session == kind.decode()
-        assert decision.unrecorded
+        assert decision == Forward(kind.decode(), record=True)
 
     def test_a_plain_request_beside_a_recorder_goes_on(self, rules):
         assert decide(ada(RECORDER), request(), rules) == Forward()
 
-    def test_events_that_are_not_sent_are_said_so(self, rules):
+    def test_st_G101_events_without_a_recorder_are_not_reported(self, rules):
         decision = decide(ada({**RECORDER, "enableEvents": True}), request(), rules)
-        assert isinstance(decision, Forward)
-        assert "events" in (decision.unrecorded or "")
+        assert decision == Forward(report=True)
         assert decide(ada({"enableEvents": True}), request(), rules) == Forward()
 
 

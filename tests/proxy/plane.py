@@ -33,6 +33,7 @@ from tailproxy.proxy.site import Limits, Site
 from tailproxy.proxy.tls import ServerTLS
 from tailproxy.proxy.upstream import PoolLimits, Upstream
 from tailproxy.proxy.whois import WhoIsResource
+from tests.proxy.recorder import FakeSessionRecorder
 from tests.proxy.servers import (
     Access,
     Authority,
@@ -128,9 +129,14 @@ class Plane:
         self.metrics = Metrics("test")
         self.audit = Audit()
         self.resolver = Table()
+        self.recorder = FakeSessionRecorder()
         self.upstream = Upstream(self.access, self.metrics, reactor, pool)
         proxy = ReverseProxyResource(
-            self.upstream, Rules(mode, client_impersonation), self.metrics, clock
+            self.upstream,
+            self.recorder,
+            Rules(mode, client_impersonation),
+            self.metrics,
+            clock,
         )
         root = WhoIsResource(self.resolver, proxy, PluginsResource(plugins or {}))
         self.site = Site(

@@ -1,0 +1,96 @@
+"""A recorder in the test's hands."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from tailproxy.interfaces import (
+    IRecordedSession,
+    IRecording,
+    ISessionRecorder,
+    RecordedSession,
+    ResponseHead,
+)
+
+
+@implementer(IRecording)
+class FakeRecording:
+    """A recording in the test's hands.
+
+    :ivar told: the session's bytes, each with the way they go, `up` or `down`.
+    :ivar session: what it can do to the session, once that has begun.
+    :ivar state: `waiting`, `running`, `ended` or `abandoned`.
+    """
+
+    where = "fake"
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bytes]] = []
+        self.session: IRecordedSession | None = None
+        self.state = "waiting"
+
+    def begin(self, head: ResponseHead, session: IRecordedSession) -> None:
+        """See `IRecording.begin`."""
+        self._becomes("waiting", "running")
+        self.session = session
+
+    def abandon(self) -> None:
+        """See `IRecording.abandon`."""
+        self._becomes("waiting", "abandoned")
+
+    def up(self, data: bytes) -> None:
+        """See `IRecording.up`."""
+        self.told.append(("up", data))
+
+    def down(self, data: bytes) -> None:
+        """See `IRecording.down`."""
+        self.told.append(("down", data))
+
+    def ended(self) -> None:
+        """See `IRecording.ended`."""
+        self._becomes("running", "ended")
+
+    def _becomes(self, before: str, after: str) -> None:
+        if self.state != before:
+            raise AssertionError(f"a recording that is {self.state} cannot become {after}")
+        self.state = after
+
+    def bytes(self, way: str) -> bytes:
+        """All that went one way."""
+        return b"".join(data for each, data in self.told if each == way)
+
+
+@implementer(ISessionRecorder)
+class FakeSessionRecorder:
+    """A recorder in the test's hands.
+
+    :ivar error: why it takes nothing, or None.
+    :ivar waiting: those who wait for an answer, if it is `slow`.
+    :ivar asked: the sessions that it was asked for.
+    :ivar recordings: what it has taken.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.slow = False
+        self.waiting: list[Deferred[IRecording]] = []
+        self.asked: list[RecordedSession] = []
+        self.recordings: list[FakeRecording] = []
+
+    def open(self, session: RecordedSession) -> Deferred[IRecording]:
+        """See `ISessionRecorder.open`."""
+        self.asked.append(session)
+        if self.slow:
+            self.waiting.append(Deferred())
+            return self.waiting[-1]
+        return self.answer(Deferred())
+
+    def answer(self, waiting: Deferred[IRecording]) -> Deferred[IRecording]:
+        """Take it, or refuse."""
+        if self.error is not None:
+            waiting.errback(self.error)
+        else:
+            self.recordings.append(FakeRecording())
+            waiting.callback(self.recordings[-1])
+        return waiting

@@ -1,0 +1,192 @@
+"""Sessions that are to be recorded: nothing is sent without a recorder, nothing shown untold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from tailproxy.errors import RecordingError
+from tailproxy.interfaces import IRecordedSession, IRecording, ISessionRecorder
+from tailproxy.policy.grants import GrantRule, Grants
+from tailproxy.wire.addresses import AddressPort
+from tests.proxy.plane import ADA, Plane, identity
+from tests.proxy.recorder import FakeRecording, FakeSessionRecorder
+from tests.proxy.servers import Wire, eventually
+from tests.proxy.test_relay import asking, switching
+
+RECORDER = AddressPort.parse("100.99.99.99:80")
+STATUS = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.fixture(params=[True, False], ids=["enforced", "fail-open"])
+def enforced(request) -> bool:
+    return request.param
+
+
+@pytest.fixture
+def recorded(plane, enforced) -> Plane:
+    """A plane whose caller's sessions are to be recorded."""
+    rule = GrantRule(recorder_addresses=(RECORDER,), enforce_recorder=enforced)
+    plane.resolver.known[ADA] = identity(grants=Grants((rule,)))
+    return plane
+
+
+async def running(plane: Plane) -> tuple[Wire, Wire, FakeRecording]:
+    """A recorded session: client, API server and recording."""
+    client = await plane.client()
+    client.send(asking())
+    server = await plane.server.connection()
+    await server.receives(b"\r\n\r\n")
+    server.take()
+    server.send(switching())
+    await client.receives(b"\r\n\r\n")
+    client.take()
+    (recording,) = plane.recorder.recordings
+    return client, server, recording
+
+
+async def test_everything_is_told_and_passed_on(recorded, enforced):
+    client, server, recording = await running(recorded)
+    assert verifyObject(ISessionRecorder, recorded.recorder)
+    assert verifyObject(IRecording, recording)
+    assert verifyObject(IRecordedSession, recording.session)
+    (asked,) = recorded.recorder.asked
+    assert (asked.kind, asked.enforced, asked.identity.user) == ("exec", enforced, identity().user)
+    client.send(b"up")
+    await server.receives(b"up")
+    server.send(b"down")
+    await client.receives(b"down")
+    assert recording.told == [("up", b"up"), ("down", b"down")]
+    client.transport.loseConnection()
+    await eventually(lambda: recording.state == "ended")
+    await eventually(lambda: recorded.audit.records != [])
+    assert recorded.audit.records[0].recorded
+
+
+async def test_nothing_is_sent_before_there_is_a_recorder(recorded):
+    recorded.recorder.slow = True
+    client = await recorded.client()
+    client.send(asking())
+    await eventually(lambda: recorded.recorder.waiting != [])
+    assert recorded.server.connections == []
+    recorded.recorder.answer(recorded.recorder.waiting[0])
+    server = await recorded.server.connection()
+    await server.receives(b"\r\n\r\n")
+
+
+async def test_without_a_recorder_an_enforced_session_is_refused_and_another_goes_on(
+    recorded, enforced
+):
+    recorded.recorder.error = RecordingError("no recorder answers")
+    client = await recorded.client()
+    client.send(asking())
+    if not enforced:
+        server = await recorded.server.connection()
+        await server.receives(b"\r\n\r\n")
+        assert recorded.metric("tailproxy_unrecorded_total") == 1
+        return
+    answer = await client.receives(b"}")
+    assert b" 403 " in answer
+    status = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert "no recorder answers" in status["message"]
+    assert recorded.server.connections == []
+    assert recorded.audit.records[0].denied == "recorder-unavailable"
+
+
+@pytest.mark.parametrize("when", ["enforced", "fail-open"])
+async def test_an_error_that_nobody_thought_of_lets_nothing_through(plane, when):
+    rule = GrantRule(recorder_addresses=(RECORDER,), enforce_recorder=when == "enforced")
+    plane.resolver.known[ADA] = identity(grants=Grants((rule,)))
+    plane.recorder.error = ZeroDivisionError("in the recorder")
+    client = await plane.client()
+    client.send(asking())
+    assert b" 500 " in await client.receives(b"\r\n\r\n")
+    assert plane.server.connections == []
+
+
+async def test_a_client_that_does_not_wait_needs_no_recorder(recorded):
+    recorded.recorder.slow = True
+    client = await recorded.client()
+    client.send(asking())
+    await eventually(lambda: recorded.recorder.waiting != [])
+    cancelled: list[Deferred] = []
+    recorded.recorder.waiting[0] = Deferred(cancelled.append)
+    client.transport.abortConnection()
+    await eventually(lambda: recorded.audit.records != [])
+    assert recorded.server.connections == []
+
+
+async def test_when_the_api_server_refuses_nothing_is_left(recorded):
+    client = await recorded.client()
+    client.send(asking())
+    server = await recorded.server.connection()
+    await server.receives(b"\r\n\r\n")
+    server.send(STATUS)
+    await client.receives(b" 404 ")
+    (recording,) = recorded.recorder.recordings
+    assert recording.state == "abandoned"
+
+
+async def test_when_the_api_server_is_gone_nothing_is_left(recorded):
+    client = await recorded.client()
+    client.send(asking())
+    server = await recorded.server.connection()
+    await server.receives(b"\r\n\r\n")
+    server.transport.abortConnection()
+    await client.receives(b" 502 ")
+    (recording,) = recorded.recorder.recordings
+    assert recording.state == "abandoned"
+
+
+async def test_a_client_that_goes_before_the_101_leaves_nothing(recorded):
+    client = await recorded.client()
+    client.send(asking())
+    server = await recorded.server.connection()
+    await server.receives(b"\r\n\r\n")
+    client.transport.abortConnection()
+    (recording,) = recorded.recorder.recordings
+    await eventually(lambda: recording.state == "abandoned")
+
+
+async def test_a_session_that_is_cut_says_its_last_words_and_nothing_after_them(recorded):
+    client, server, recording = await running(recorded)
+    recording.session.cut(b"FAREWELL")
+    server.send(b"secret")
+    client.send(b"command")
+    assert (await client.ends()).endswith(b"FAREWELL")
+    assert b"command" not in (await server.ends())
+    assert recording.state == "ended"
+
+
+async def test_what_a_recording_does_not_take_is_not_shown(recorded):
+    client, server, recording = await running(recorded)
+
+    def down(_: bytes) -> None:
+        recording.session.cut(b"")
+
+    recording.down = down
+    server.send(b"secret")
+    assert b"secret" not in await client.ends()
+
+
+async def test_a_slow_recorder_holds_the_api_server(recorded):
+    client, server, recording = await running(recorded)
+    recording.session.hold()
+    server.send(b"later")
+    client.send(b"up")
+    await server.receives(b"up")
+    assert recording.bytes("down") == b""
+    recording.session.go_on()
+    await client.receives(b"later")
+
+
+async def test_what_is_not_a_session_is_not_recorded(recorded):
+    client = await recorded.client()
+    client.send(b"GET /api/v1/pods HTTP/1.1\r\nHost: k\r\n\r\n")
+    server = await recorded.server.connection()
+    await server.receives(b"\r\n\r\n")
+    assert recorded.recorder.asked == []
+    assert isinstance(recorded.recorder, FakeSessionRecorder)
