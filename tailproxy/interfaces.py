@@ -247,8 +247,14 @@ class IRecording(Interface):
     def up(data: bytes) -> None:
         """The client has sent this."""
 
-    def down(data: bytes) -> None:
-        """The API server has sent this."""
+    def down(data: bytes) -> bytes:
+        """The API server has sent this.
+
+        :returns: what may be passed on now, of this and of what was kept before.
+        """
+
+    def rest() -> bytes:
+        """The API server will send no more: what was kept."""
 
     def ended() -> None:
         """The session is over. The recording is completed, however long that takes."""

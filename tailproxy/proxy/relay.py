@@ -104,9 +104,19 @@ class _RecordedDown(_Direction):
 
     def stream_data(self, data: bytes) -> None:
         if not self._relay.cut_off:
-            self._recording.down(data)
-            if not self._relay.cut_off:
-                super().stream_data(data)
+            self._pass_on(self._recording.down(data))
+
+    def _pass_on(self, data: bytes) -> None:
+        if data and not self._relay.cut_off:
+            super().stream_data(data)
+
+    def stream_half_closed(self) -> None:
+        self._pass_on(self._recording.rest())
+        super().stream_half_closed()
+
+    def stream_lost(self) -> None:
+        self._pass_on(self._recording.rest())
+        super().stream_lost()
 
     def pauseProducing(self) -> None:
         self._slow = True

@@ -20,6 +20,7 @@ class FakeRecording:
 
     :ivar told: the session's bytes, each with the way they go, `up` or `down`.
     :ivar session: what it can do to the session, once that has begun.
+    :ivar keeps: how many bytes it keeps until more come.
     :ivar state: `waiting`, `running`, `ended` or `abandoned`.
     """
 
@@ -29,6 +30,8 @@ class FakeRecording:
         self.told: list[tuple[str, bytes]] = []
         self.session: IRecordedSession | None = None
         self.state = "waiting"
+        self.keeps = 0
+        self.kept = b""
 
     def begin(self, head: ResponseHead, session: IRecordedSession) -> None:
         """See `IRecording.begin`."""
@@ -43,9 +46,18 @@ class FakeRecording:
         """See `IRecording.up`."""
         self.told.append(("up", data))
 
-    def down(self, data: bytes) -> None:
+    def down(self, data: bytes) -> bytes:
         """See `IRecording.down`."""
         self.told.append(("down", data))
+        data, self.kept = self.kept + data, b""
+        if self.keeps:
+            data, self.kept = data[: -self.keeps], data[-self.keeps :]
+        return data
+
+    def rest(self) -> bytes:
+        """See `IRecording.rest`."""
+        kept, self.kept = self.kept, b""
+        return kept
 
     def ended(self) -> None:
         """See `IRecording.ended`."""

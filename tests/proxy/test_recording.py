@@ -164,12 +164,25 @@ async def test_a_session_that_is_cut_says_its_last_words_and_nothing_after_them(
 async def test_what_a_recording_does_not_take_is_not_shown(recorded):
     client, server, recording = await running(recorded)
 
-    def down(_: bytes) -> None:
+    def down(data: bytes) -> bytes:
         recording.session.cut(b"")
+        return data
 
     recording.down = down
     server.send(b"secret")
     assert b"secret" not in await client.ends()
+
+
+async def test_what_a_recording_keeps_comes_later_and_at_the_end(recorded):
+    client, server, recording = await running(recorded)
+    recording.keeps = 2
+    server.send(b"abcd")
+    await client.receives(b"ab")
+    assert client.received == b"ab"
+    server.send(b"ef")
+    await client.receives(b"abcd")
+    server.transport.loseConnection()
+    assert await client.ends() == b"abcdef"
 
 
 async def test_a_slow_recorder_holds_the_api_server(recorded):

@@ -1,0 +1,367 @@
+"""The recording of one session, from the search for a recorder to the last acknowledgement.
+
+What passes is read beside the relay and becomes lines of an asciicast; a sink takes the lines.
+Under enforcement nothing is shown that was not taken, and a session that cannot be recorded any
+more is ended with a word to its user. Otherwise the session never suffers: another recorder is
+tried once, and then it goes on unrecorded (spec/streaming.md 5 and 7).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from tailproxy.errors import ApiError, RecordingError
+from tailproxy.interfaces import IRecording, ISessionRecorder, IUploadWatcher, SinkError
+from tailproxy.wire.cast import HEADER_SECONDS, CastHeader, CastWriter, session_header
+from tailproxy.wire.requestinfo import boolean
+from tailproxy.wire.session import FrameHolder, tap
+from tailproxy.wire.sessionevents import Outcome, Output, Resized, Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
+    from twisted.python.failure import Failure
+
+    from tailproxy.interfaces import (
+        IRecordedSession,
+        ISessionSink,
+        ISessionSinks,
+        IUpload,
+        RecordedSession,
+        ResponseHead,
+    )
+    from tailproxy.metrics import Metrics
+    from tailproxy.wire.session import SessionTap
+    from tailproxy.wire.sessionevents import Event
+
+# How long a recording that need not be may lag behind before it is given up.
+LAG_SECONDS = 30.0
+
+
+@implementer(ISessionRecorder)
+class SessionRecorder(Service):
+    """Has sessions recorded. When it is stopped it waits for what is still on its way.
+
+    :param sinks: who takes recordings.
+    :param clock: keeps the time of sessions.
+    :param now: seconds since 1970.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        sinks: ISessionSinks,
+        metrics: Metrics,
+        clock: IReactorTime,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self.metrics = metrics
+        self.now = now
+        self._sinks = sinks
+        self._finishing: set[Deferred[None]] = set()
+
+    def open(self, session: RecordedSession) -> Deferred[IRecording]:
+        """See `ISessionRecorder.open`."""
+        return Deferred.fromCoroutine(self._open(session))
+
+    async def _open(self, session: RecordedSession) -> IRecording:
+        sink = self.sink(session)
+        if sink is None:
+            raise RecordingError("there is nowhere to record it")
+        try:
+            upload = await sink.open(str(uuid4()))
+        except SinkError as error:
+            self._log.warn(
+                "no recorder for {user}: {reason}",
+                user=session.identity.user,
+                reason=error.detail,
+            )
+            raise RecordingError(error.reason) from error
+        return Recording(self, session, upload)
+
+    def sink(self, session: RecordedSession) -> ISessionSink | None:
+        """Where a session is recorded."""
+        addresses = dict.fromkeys(session.identity.grants.recorder_addresses)
+        return self._sinks.sink(tuple(addresses))
+
+    def finish(self, upload: IUpload) -> None:
+        """See that the last line arrives, though the session is over."""
+
+        def kept(_: object) -> None:
+            self.metrics.recordings.labels("kept").inc()
+
+        def lost(failure: Failure) -> None:
+            failure.trap(SinkError)
+            self.metrics.recordings.labels("lost").inc()
+            self._log.error(
+                "the end of a recording may be lost: {reason}", reason=failure.value.detail
+            )
+
+        finishing = upload.finish()
+        self._finishing.add(finishing)
+        finishing.addCallbacks(kept, lost)
+        finishing.addErrback(lambda failure: self._log.failure("a recording", failure))
+        finishing.addBoth(lambda _: self._finishing.discard(finishing))
+
+    def stopService(self) -> Deferred[Any]:
+        """Wait for the recordings of sessions that have ended."""
+        super().stopService()
+        return DeferredList([_after(finishing) for finishing in self._finishing])
+
+
+def _after(deferred: Deferred[None]) -> Deferred[None]:
+    """Fires when the other one has; cancelling it leaves that one alone."""
+    done: Deferred[None] = Deferred()
+    deferred.addBoth(lambda result: done.callback(None) or result)
+    return done
+
+
+@implementer(IRecording, IUploadWatcher)
+class Recording:
+    """One session.
+
+    :param wanted: what it is.
+    :param upload: takes its lines.
+    :ivar outcome: how the command ended, once the API server has said so.
+    """
+
+    _log = Logger()
+
+    def __init__(self, recorder: SessionRecorder, wanted: RecordedSession, upload: IUpload) -> None:
+        self.outcome: Outcome | None = None
+        self._recorder = recorder
+        self._wanted = wanted
+        self._clock = recorder.clock
+        self._query = parse_qs(
+            urlsplit(wanted.head.target.decode("latin-1")).query, keep_blank_values=True
+        )
+        self._terminal = boolean(self._query.get("tty", ()))
+        self._protocol = ""
+        self._tap: SessionTap | None = None
+        self._holder = FrameHolder() if wanted.enforced else None
+        self._session: IRecordedSession | None = None
+        self._timer: IDelayedCall | None = None
+        self._lagging: IDelayedCall | None = None
+        self._moving: Deferred[None] | None = None
+        self._moved = False
+        self._over = False
+        self._take(upload, (0, 0))
+
+    def _take(self, upload: IUpload, size: tuple[int, int]) -> None:
+        """Write there from now on, from the beginning of a cast."""
+        self._upload: IUpload | None = upload
+        self.where = upload.place
+        self._since = self._clock.seconds()
+        self._began = self._recorder.now()
+        self._size = size
+        upload.watch(self)
+
+    # The session.
+
+    def begin(self, head: ResponseHead, session: IRecordedSession) -> None:
+        """See `IRecording.begin`."""
+        self._session = session
+        fields = {name.lower(): value.decode("latin-1") for name, value in head.headers}
+        self._protocol = fields.get(b"upgrade", "")
+        spdy = self._protocol.lower().startswith("spdy")
+        chosen = fields.get(b"x-stream-protocol-version" if spdy else b"sec-websocket-protocol")
+        self._tap = tap(self._protocol, chosen or "", self._terminal)
+        self._cast = CastWriter(self._header(), self._terminal)
+        self._write(self._cast.begin())
+        if self._cast.waiting:
+            self._timer = self._clock.callLater(HEADER_SECONDS, self._release)
+
+    def _release(self) -> None:
+        """The terminal has not told its size."""
+        self._timer = None
+        self._write(self._cast.release())
+
+    def abandon(self) -> None:
+        """See `IRecording.abandon`."""
+        self._over = True
+        if self._upload is not None:
+            self._upload.abandon()
+
+    def up(self, data: bytes) -> None:
+        """See `IRecording.up`."""
+        if self._tap is not None:
+            self._see(self._tap.up(data))
+
+    def down(self, data: bytes) -> bytes:
+        """See `IRecording.down`. Under enforcement only whole frames are passed on, so that last
+        words can be said at any time.
+        """
+        session = self._tap
+        if session is None:
+            return data
+        self._see(session.down(data))
+        if self._upload is not None and self._upload.full:
+            self._lag(self._upload)
+        return data if self._holder is None else self._holder.take(data, session.down_border)
+
+    def rest(self) -> bytes:
+        """See `IRecording.rest`."""
+        return b"" if self._holder is None or self._over else self._holder.take(b"", 0)
+
+    def _see(self, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case Output():
+                    self._write(self._cast.output(self._seconds(), event.stream, event.data))
+                case Resized():
+                    self._write(self._cast.resize(self._seconds(), event.columns, event.rows))
+                case Outcome():
+                    self.outcome = event
+                case Unreadable():
+                    # No other recorder could do better.
+                    self._moved = True
+                    self._fail(
+                        SinkError("its streams cannot be read", f"unreadable: {event.reason}")
+                    )
+
+    def ended(self) -> None:
+        """See `IRecording.ended`."""
+        if self._over:
+            return
+        if self._tap is not None:
+            self._see(self._tap.end())
+        self._over = True
+        self._stop_timers()
+        if self._moving is not None:
+            self._moving.cancel()
+        upload = self._upload
+        if upload is not None:
+            self._write(self._cast.end(self._seconds()))
+            if self.outcome is not None and self.outcome.code is not None:
+                self._write(self._cast.marker(self._seconds(), f"exit {self.outcome.code}"))
+            self._recorder.finish(upload)
+
+    def _seconds(self) -> float:
+        return self._clock.seconds() - self._since
+
+    def _write(self, lines: bytes) -> None:
+        if lines and self._upload is not None:
+            self._upload.write(lines)
+
+    def _header(self) -> CastHeader:
+        wanted, identity = self._wanted, self._wanted.identity
+        info = wanted.head.info
+        header = session_header(
+            node=identity.node,
+            node_id=identity.node_id,
+            user_id=0,
+            login=identity.login or "",
+            tags=identity.tags,
+            query=self._query,
+            namespace=info.namespace,
+            pod=info.name,
+            session_type=wanted.kind,
+            timestamp=int(self._began),
+            tailproxy={
+                "command": self._query.get("command", []),
+                "protocol": self._protocol,
+                "user": identity.user,
+                "groups": list(identity.groups),
+                "enforced": wanted.enforced,
+            },
+        )
+        width, height = self._size
+        return attrs.evolve(header, width=width, height=height)
+
+    # What goes wrong.
+
+    def upload_drained(self) -> None:
+        """See `IUploadWatcher.upload_drained`."""
+        if self._lagging is not None:
+            self._lagging.cancel()
+            self._lagging = None
+        if self._wanted.enforced and self._session is not None:
+            self._session.go_on()
+
+    def upload_failed(self, error: SinkError) -> None:
+        """See `IUploadWatcher.upload_failed`."""
+        self._fail(error)
+
+    def _lag(self, upload: IUpload) -> None:
+        """The recorder does not keep up."""
+        if self._wanted.enforced:
+            if self._session is not None:
+                self._session.hold()
+        elif self._lagging is None:
+            self._lagging = self._clock.callLater(LAG_SECONDS, self._too_slow, upload)
+
+    def _too_slow(self, upload: IUpload) -> None:
+        self._lagging = None
+        upload.abandon()
+        self._fail(SinkError("the recorder is too slow"))
+
+    def _fail(self, error: SinkError) -> None:
+        """There is no more to be had of this recording."""
+        if self._over or self._upload is None:
+            return
+        self._stop_timers()
+        self._upload = None
+        self._recorder.metrics.recordings.labels("broken").inc()
+        self._log.error(
+            "the recording of {user} at {where} has broken off: {reason}",
+            user=self._wanted.identity.user,
+            where=self.where,
+            reason=error.detail,
+        )
+        if self._wanted.enforced:
+            self._cut(error.reason)
+        elif self._moved:
+            self._unrecorded()
+        else:
+            self._moved = True
+            self._moving = Deferred.fromCoroutine(self._move())
+            self._moving.addErrback(lambda failure: failure.trap(CancelledError))
+
+    def _cut(self, reason: str) -> None:
+        self._over = True
+        if self._session is not None and self._tap is not None:
+            message = (
+                f"this session is ended: it must be recorded (enforceRecorder), and {reason};"
+                " the command may still run"
+            )
+            status = ApiError(403, "recorder-lost", message).status()
+            self._session.cut(self._tap.farewell(f"\r\ntailproxy: {message}\r\n", status))
+
+    async def _move(self) -> None:
+        """Go on with another recorder, in a recording of its own."""
+        sink = self._recorder.sink(self._wanted)
+        try:
+            upload = None if sink is None else await sink.open(str(uuid4()))
+        except SinkError:
+            upload = None
+        self._moving = None
+        if upload is None:
+            self._unrecorded()
+            return
+        self._take(upload, self._cast.size)
+        self._cast = CastWriter(self._header(), self._terminal)
+        self._write(self._cast.begin())
+        self._write(self._cast.marker(self._seconds(), "another recorder goes on from here"))
+
+    def _unrecorded(self) -> None:
+        self._recorder.metrics.unrecorded.inc()
+        self._tap = None
+        self._log.warn("{user} goes on unrecorded in a session", user=self._wanted.identity.user)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._timer, self._lagging):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timer = self._lagging = None
