@@ -122,7 +122,7 @@ class _Role:
         services = [
             *parts.tailnet.services,
             parts.audit,
-            *self.services,
+            *self.services(parts),
             self._plane,
             review,
             self.reloader,
@@ -179,8 +179,6 @@ class _Role:
     connections: Any
     #: Whether connections are to wait in the kernel's backlog.
     held = False
-    #: Run besides what the parts name.
-    services: Sequence[Service]
     #: All metrics, as they are now.
     collect: Callable[[], Awaitable[Iterable[Metric]]]
 
@@ -190,6 +188,10 @@ class _Role:
 
     def doors(self, parts: Parts) -> dict[str, IDoor]:
         """Where the connections of each listener go, by its label."""
+        raise NotImplementedError
+
+    def services(self, parts: Parts) -> Sequence[Service]:
+        """What else this role runs."""
         raise NotImplementedError
 
     def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
@@ -220,12 +222,15 @@ class Alone(_Role):
         self._certificates = Succession(self.parts.certificates)
         self._tls = ServerTLS(self._certificates)
         self.connections = self.parts.site()
-        self.services = (self._certificates,)
         self.collect = self.parts.metrics.collect
 
     def doors(self, parts: Parts) -> dict[str, IDoor]:
         """See `_Role.doors`."""
         return parts.doors(self.connections, self._tls)
+
+    def services(self, parts: Parts) -> Sequence[Service]:
+        """See `_Role.services`."""
+        return self._certificates, parts.recorder
 
     def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
         """See `_Role.checks`."""
@@ -253,7 +258,6 @@ class InFront(_Role):
             self._dispatcher,
             self.parts.metrics,
         )
-        self.services = (self._supervisor,)
         self.collect = self._supervisor.collect
 
     def _hold(self, held: bool) -> None:
@@ -280,6 +284,10 @@ class InFront(_Role):
         """See `_Role.doors`."""
         labels = [listener.label for listener in parts.config.tailproxy.listeners]
         return {label: PassingDoor(label, self._dispatcher) for label in labels}
+
+    def services(self, parts: Parts) -> Sequence[Service]:
+        """See `_Role.services`."""
+        return (self._supervisor,)
 
     def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
         """See `_Role.checks`."""
@@ -334,9 +342,13 @@ class DataPlaneOnly:
         self.doors = self._parts.doors(self.site, self._tls)
         self.plane = DataPlane(self.site, self._parts.upstream, ())
         self.services = MultiService()
+        self._settle()
+
+    def _settle(self) -> None:
+        parts = self._parts
         _run(
             self.services,
-            [*self._parts.tailnet.services, self._parts.audit, self._certificates],
+            [*parts.tailnet.services, parts.audit, self._certificates, parts.recorder],
         )
 
     @property
@@ -355,4 +367,4 @@ class DataPlaneOnly:
         # Connections to a listener that is closed now may still be on their way here.
         self.doors = {**self.doors, **parts.doors(self.site, self._tls)}
         self.plane.adopt(parts.upstream, ())
-        _run(self.services, [*parts.tailnet.services, parts.audit, self._certificates])
+        self._settle()

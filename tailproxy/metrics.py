@@ -119,9 +119,16 @@ class Metrics:
             ["name"],
             registry=registry,
         )
+        self.recordings = Counter(
+            "tailproxy_recordings_total",
+            "Recordings of sessions that have ended: kept; lost, if the end may be missing; or"
+            " broken off.",
+            ["result"],
+            registry=registry,
+        )
         self.unrecorded = Counter(
             "tailproxy_unrecorded_total",
-            "Requests that a fail-open rule let pass unrecorded.",
+            "Requests and sessions that a fail-open rule let pass unrecorded.",
             registry=registry,
         )
         self.audit_lines = Counter(

@@ -34,8 +34,11 @@ from tailproxy.proxy.reverse import ReverseProxyResource
 from tailproxy.proxy.site import Limits, Site
 from tailproxy.proxy.upstream import PoolLimits, Upstream
 from tailproxy.proxy.whois import WhoIsResource
+from tailproxy.record.recorders import Recorders
+from tailproxy.record.session import UPLOAD_BYTES, SessionRecorder
 from tailproxy.reload import content
 from tailproxy.surroundings import Surroundings, certificate_source
+from tailproxy.tailnet.dial import TailscaledDialer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -129,6 +132,19 @@ class Parts:
             ours.audit,
             lambda: audit_trail(ours.audit, self.access_log.json, reactor, self.metrics),
         )
+        self.recorder: SessionRecorder = self._keep(
+            "recorder",
+            ours.tailscaled,
+            lambda: SessionRecorder(
+                Recorders(
+                    reactor,
+                    TailscaledDialer(reactor, str(ours.tailscaled.socket)),
+                    UPLOAD_BYTES,
+                ),
+                self.metrics,
+                reactor,
+            ),
+        )
         self.plugins = plugin_resources(config, self.upstream, self._keep)
 
     def _keep(self, name: str, of: object, make: Callable[[], Any]) -> Any:
@@ -172,6 +188,7 @@ class Parts:
             self.tailnet.resolver,
             ReverseProxyResource(
                 self.upstream,
+                self.recorder,
                 Rules(self.mode, self.config.tailproxy.client_impersonation),
                 self.metrics,
                 self.reactor,

@@ -78,6 +78,7 @@ class Worker:
         self._ready = False
         self._leaving = False
         self._done = False
+        self._stopped = False
         self._alone = False
         reactor.callWhenRunning(self._heed_signals)
 
@@ -239,7 +240,8 @@ class Worker:
 
     def _stop(self) -> None:
         self._channel.close()
-        if self._reactor.running:
+        if self._reactor.running and not self._stopped:
+            self._stopped = True
             self._reactor.stop()
 
 

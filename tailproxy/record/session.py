@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
-    from twisted.python.failure import Failure
 
     from tailproxy.interfaces import (
         IRecordedSession,
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     from tailproxy.wire.session import SessionTap
     from tailproxy.wire.sessionevents import Event
 
+# Bytes on their way to a recorder beyond which a session is held (spec/streaming.md 6.6).
+UPLOAD_BYTES = 1 << 20
 # How long a recording that need not be may lag behind before it is given up.
 LAG_SECONDS = 30.0
 
@@ -98,34 +99,29 @@ class SessionRecorder(Service):
 
     def finish(self, upload: IUpload) -> None:
         """See that the last line arrives, though the session is over."""
+        done: Deferred[None] = Deferred()
+        self._finishing.add(done)
+        Deferred.fromCoroutine(self._finish(upload)).addErrback(
+            lambda failure: self._log.failure("the end of a recording", failure)
+        ).addCallback(lambda _: self._finished(done))
 
-        def kept(_: object) -> None:
+    async def _finish(self, upload: IUpload) -> None:
+        try:
+            await upload.finish()
+        except SinkError as error:
+            self.metrics.recordings.labels("lost").inc()
+            self._log.error("the end of a recording may be lost: {reason}", reason=error.detail)
+        else:
             self.metrics.recordings.labels("kept").inc()
 
-        def lost(failure: Failure) -> None:
-            failure.trap(SinkError)
-            self.metrics.recordings.labels("lost").inc()
-            self._log.error(
-                "the end of a recording may be lost: {reason}", reason=failure.value.detail
-            )
-
-        finishing = upload.finish()
-        self._finishing.add(finishing)
-        finishing.addCallbacks(kept, lost)
-        finishing.addErrback(lambda failure: self._log.failure("a recording", failure))
-        finishing.addBoth(lambda _: self._finishing.discard(finishing))
+    def _finished(self, done: Deferred[None]) -> None:
+        self._finishing.remove(done)
+        done.callback(None)
 
     def stopService(self) -> Deferred[Any]:
         """Wait for the recordings of sessions that have ended."""
         super().stopService()
-        return DeferredList([_after(finishing) for finishing in self._finishing])
-
-
-def _after(deferred: Deferred[None]) -> Deferred[None]:
-    """Fires when the other one has; cancelling it leaves that one alone."""
-    done: Deferred[None] = Deferred()
-    deferred.addBoth(lambda result: done.callback(None) or result)
-    return done
+        return DeferredList(list(self._finishing))
 
 
 @implementer(IRecording, IUploadWatcher)
