@@ -232,6 +232,12 @@ _ROWS: dict[str, tuple[Panel, ...]] = {
             "cps",
             doc="Lines that wait for a sink which fails are lost once there are too many.",
         ),
+        Panel(
+            "Recordings",
+            (("{{result}}", _rate("tailproxy_recordings_total", "result")),),
+            "reqps",
+            doc="`lost`: the end may be missing; `broken`: broken off.",
+        ),
     ),
     "Processes": (
         Panel("CPU", (("{{instance}}", _rate("process_cpu_seconds_total", "instance")),), "none"),

@@ -210,9 +210,10 @@ class IUpstream(Interface):
 class RecordedSession:
     """A session that is to be recorded, before it begins.
 
-    `kind` is `exec` or `attach`; `enforced`: it must not go on unrecorded.
+    `id` is the request's; `kind` is `exec` or `attach`; `enforced`: it must not go on unrecorded.
     """
 
+    id: str
     kind: str
     head: RequestHead
     identity: Identity
@@ -236,7 +237,8 @@ class IRecording(Interface):
     not taken.
     """
 
-    where = Attribute("Who has it, for the audit trail, str.")
+    where = Attribute("Who has it, for the audit trail, str; empty if it is not recorded any more.")
+    exit_code = Attribute("The command's, once the API server has told it; else None.")
 
     def begin(head: ResponseHead, session: IRecordedSession) -> None:
         """The API server has switched protocols."""

@@ -34,8 +34,10 @@ from tailproxy.proxy.reverse import ReverseProxyResource
 from tailproxy.proxy.site import Limits, Site
 from tailproxy.proxy.upstream import PoolLimits, Upstream
 from tailproxy.proxy.whois import WhoIsResource
-from tailproxy.record.recorders import Recorders
-from tailproxy.record.session import UPLOAD_BYTES, SessionRecorder
+from tailproxy.record.session import SessionRecorder
+from tailproxy.record.sinks import Sinks
+from tailproxy.record.threads import Threads
+from tailproxy.recording_options import OnFailure
 from tailproxy.reload import content
 from tailproxy.surroundings import Surroundings, certificate_source
 from tailproxy.tailnet.dial import TailscaledDialer
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from tailproxy.config import Config
     from tailproxy.interfaces import IAuditSink, IDoor, IReadinessCheck
     from tailproxy.kube.access import ClusterAccess
+    from tailproxy.options import Tailproxy
     from tailproxy.proxy.tls import ServerTLS
     from tailproxy.tailnet.node import Node
 
@@ -134,16 +137,8 @@ class Parts:
         )
         self.recorder: SessionRecorder = self._keep(
             "recorder",
-            ours.tailscaled,
-            lambda: SessionRecorder(
-                Recorders(
-                    reactor,
-                    TailscaledDialer(reactor, str(ours.tailscaled.socket)),
-                    UPLOAD_BYTES,
-                ),
-                self.metrics,
-                reactor,
-            ),
+            (ours.tailscaled, ours.recording),
+            lambda: _recorder(ours, self.metrics, reactor),
         )
         self.plugins = plugin_resources(config, self.upstream, self._keep)
 
@@ -189,11 +184,20 @@ class Parts:
             ReverseProxyResource(
                 self.upstream,
                 self.recorder,
-                Rules(self.mode, self.config.tailproxy.client_impersonation),
+                self._rules(),
                 self.metrics,
                 self.reactor,
             ),
             PluginsResource(self.plugins["tailnet"]),
+        )
+
+    def _rules(self) -> Rules:
+        ours = self.config.tailproxy
+        return Rules(
+            self.mode,
+            ours.client_impersonation,
+            record=bool(ours.recording.sinks),
+            enforce=ours.recording.on_failure is OnFailure.CLOSED,
         )
 
     def _audit(self) -> Fanout:
@@ -312,6 +316,17 @@ def _access(config: Config, reactor: Any) -> ClusterAccess:
         return pod_access(reactor, anonymous=anonymous)
     context = config.tailproxy.upstream.context
     return kubeconfig_access(paths, context, reactor, anonymous=anonymous)
+
+
+def _recorder(ours: Tailproxy, metrics: Metrics, reactor: Any) -> SessionRecorder:
+    """What has sessions recorded, with all that it needs below it."""
+    threads = Threads(reactor)
+    dialer = TailscaledDialer(reactor, str(ours.tailscaled.socket))
+    sinks = Sinks(reactor, threads, dialer, ours.recording)
+    recorder = SessionRecorder(sinks, metrics, reactor, ours.recording.header_seconds)
+    threads.setServiceParent(recorder)
+    sinks.setServiceParent(recorder)
+    return recorder
 
 
 def _following(listener: NodeListener) -> Callable[[Node], None]:

@@ -179,6 +179,10 @@ def _recording(identity: Identity, outcome: Forward | Refusal | None) -> str:
         return "no: no rule asks for it"
     if outcome is None or isinstance(outcome, Refusal):
         return "no: it does not run"
+    if outcome.record:
+        where = ", ".join(map(str, dict.fromkeys(grants.recorder_addresses)))
+        otherwise = "does not run" if outcome.enforced else "runs all the same"
+        return f"yes, at the first of {where} that takes it; without one it {otherwise}"
     if outcome.unrecorded is not None:
         return f"no: {outcome.unrecorded}; it runs all the same"
     return "no: a rule asks for it, but not for such requests"

@@ -38,10 +38,16 @@ class ClientImpersonation(Enum):
 
 @attrs.frozen
 class Rules:
-    """What the configuration says about decisions."""
+    """What the configuration says about decisions.
+
+    :ivar record: whether sessions are recorded for which no grant names a recorder.
+    :ivar enforce: whether what is to be recorded and cannot be does not run, whatever grants say.
+    """
 
     mode: Mode = Mode.AUTH
     client_impersonation: ClientImpersonation = ClientImpersonation.REFUSE
+    record: bool = False
+    enforce: bool = False
 
 
 @attrs.frozen
@@ -51,7 +57,6 @@ class Forward:
     :ivar session: ``exec``, ``attach``, ``portforward``, ``node-exec`` for what may run a command
         by way of a kubelet, or ``None``.
     :ivar record: whether the session is to be recorded.
-    :ivar report: whether the request is to be reported as an event.
     :ivar enforced: whether it must not go on without that.
     :ivar unrecorded: why nothing of it is recorded although a grant asks for that. The caller
         must log it.
@@ -59,7 +64,6 @@ class Forward:
 
     session: str | None = None
     record: bool = False
-    report: bool = False
     enforced: bool = False
     unrecorded: str | None = None
 
@@ -120,23 +124,34 @@ def _decide(identity: Identity, request: RequestHead, rules: Rules) -> Forward |
     session: str | None = request.info.session
     if node_proxy(request.method, request.info, request.fields.may_upgrade) is NodeProxy.EXEC:
         session = "node-exec"
+    return _recorded(identity, session, rules)
+
+
+def _recorded(identity: Identity, session: str | None, rules: Rules) -> Forward | Refusal:
+    """Decide what has to be recorded (dataplane.md 1.7)."""
     grants = identity.grants
     if not grants.recorder_addresses:
         if not grants.fail_open:
             return _no_recorder(identity)
-        return Forward(session) if session else _FORWARD
+        if not rules.record or session is None:
+            return Forward(session) if session else _FORWARD
+    enforced = rules.enforce or not grants.fail_open
     if session == "node-exec":
-        if not grants.fail_open:
+        if enforced:
             return _unrecordable(identity)
         return Forward(
             session,
-            report=grants.enable_events,
             unrecorded="session recording is asked for and cannot be had through a node's proxy",
         )
-    record = session in {"exec", "attach"}
-    if not (session or grants.enable_events):
-        return _FORWARD
-    return Forward(session, record, grants.enable_events, not grants.fail_open)
+    if grants.enable_events and not grants.fail_open:
+        return _no_events(identity)
+    if session in {"exec", "attach"}:
+        return Forward(session, record=True, enforced=enforced)
+    if grants.enable_events and grants.recorder_addresses:
+        return Forward(
+            session, unrecorded="request events are asked for and not supported by this version"
+        )
+    return Forward(session) if session else _FORWARD
 
 
 def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Refusal | None:
@@ -178,11 +193,20 @@ def _no_recorder(identity: Identity) -> Refusal:
     )
 
 
+def _no_events(identity: Identity) -> Refusal:
+    return Refusal(
+        403,
+        "events-unsupported",
+        f"a grant for {identity.user} demands that every request is recorded (enableEvents "
+        "with enforceRecorder), which this version cannot do, so every request is refused. "
+        "Ask the tailnet's administrator to drop one of the two from the grant.",
+    )
+
+
 def _unrecordable(identity: Identity) -> Refusal:
     return Refusal(
         403,
         "node-proxy",
-        f"a grant for {identity.user} demands recording (enforceRecorder), and a command run "
-        "through nodes/NAME/proxy cannot be recorded, so the request is refused. Use "
-        "kubectl exec instead.",
+        f"sessions of {identity.user} must be recorded, and a command run through "
+        "nodes/NAME/proxy cannot be recorded, so the request is refused. Use kubectl exec instead.",
     )

@@ -27,6 +27,7 @@ _IDENTITY_PREFIXES = (b"impersonate-", b"x-remote-")
 _TOKEN_PROTOCOL = b"base64url.bearer.authorization.k8s.io"
 # Names of which nothing of the client's goes further, without and with an identity of ours; each
 # with an expression that finds further such names by their beginnings.
+_COMPRESSION = frozenset((b"sec-websocket-extensions",))
 _ENDING_PREFIXES = (b"x-forwarded-",)
 _ENDING_PREFIXES_IN_AUTH = (*_ENDING_PREFIXES, *_IDENTITY_PREFIXES)
 _ENDING = NOT_UPSTREAM | {b"host", b"audit-id"}, re.compile(rb"\nx-forwarded-")
@@ -61,6 +62,7 @@ def outgoing_block(
     client: bytes,
     bearer: bytes | None,
     request_id: bytes,
+    readable: bool = False,
 ) -> bytes:
     """Write the headers of the upstream request (dataplane.md 1.4), and prove them.
 
@@ -75,16 +77,19 @@ def outgoing_block(
     :param bearer: our own token in ``auth`` mode; ``None`` without one.
     :param request_id: for the API server's audit log, of letters and digits. One of the client's
         own goes: it could be that of another request.
+    :param readable: whether a session is to be recorded: the client's offer to compress it goes
+        (streaming.md 3.5).
     :returns: all header lines and the empty one behind them.
     :raises Unsendable: if a name to impersonate or the token cannot stand in a header, or the
         set does not pass `proven_block`.
     """
     fields = head.fields
     last = fields.made.get("outgoing_block")
-    if last is not None and last[0] is identity and last[1:4] == (host, client, bearer):
-        return _with_id(last[4], request_id)
+    inputs = (host, client, bearer, readable)
+    if last is not None and last[0] is identity and last[1] == inputs:
+        return _with_id(last[2], request_id)
     lines = [b"Host: " + host]
-    lines += _kept(fields, in_auth=identity is not None)
+    lines += _kept(fields, in_auth=identity is not None, readable=readable)
     if fields.trailers:
         lines.append(b"TE: trailers")
     if fields.upgrade is not None:
@@ -97,7 +102,7 @@ def outgoing_block(
         ours += b"Authorization: Bearer %b\r\n" % bearer
     block = proven_block(lines, ours, identity, bearer)
     # The next request of the same client may have the same headers.
-    fields.made["outgoing_block"] = identity, host, client, bearer, block
+    fields.made["outgoing_block"] = identity, inputs, block
     return _with_id(block, request_id)
 
 
@@ -108,11 +113,13 @@ def _with_id(block: bytes, request_id: bytes) -> bytes:
     return b"%bAudit-ID: %b\r\n\r\n" % (block, request_id)
 
 
-def _kept(fields: Fields, *, in_auth: bool) -> list[bytes]:
+def _kept(fields: Fields, *, in_auth: bool, readable: bool) -> list[bytes]:
     """Return the lines of a client's headers that go further, without their ends."""
     ending, beginnings = _ENDING_IN_AUTH if in_auth else _ENDING
     if fields.named:
         ending |= fields.named
+    if readable:
+        ending |= _COMPRESSION
     keyed = zip(fields.keys, fields.headers, strict=True)
     if not beginnings.search(fields.names):
         return [b": ".join(field) for key, field in keyed if key not in ending]

@@ -51,7 +51,9 @@ class Preparation:
         """Look for a recorder."""
         request = self._request
         request.handle_by(self)
-        session = RecordedSession(decision.session or "", request.head, identity, decision.enforced)
+        session = RecordedSession(
+            request.id, decision.session or "", request.head, identity, decision.enforced
+        )
         self._opening = (
             recorder.open(session)
             .addCallbacks(self._ready, self._nobody, errbackArgs=(session,))
@@ -74,6 +76,7 @@ class Preparation:
             request.refuse(error)
             return
         self._metrics.unrecorded.inc()
+        request.reason = error.reason
         self._log.warn(
             "{user} goes on unrecorded with {method} {path}: {reason}",
             user=session.identity.user,

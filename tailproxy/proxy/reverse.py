@@ -121,7 +121,7 @@ class ReverseProxyResource:
         recording: IRecording | None = None,
     ) -> None:
         try:
-            block = self._outgoing(request, identity)
+            block = self._outgoing(request, identity, recorded=recording is not None)
         except Unsendable as error:
             refusal = ApiError(403, "unsendable", f"the request cannot be forwarded: {error}")
         except ApiError as error:
@@ -133,7 +133,7 @@ class ReverseProxyResource:
             recording.abandon()
         request.refuse(refusal)
 
-    def _outgoing(self, request: Request, identity: Identity) -> bytes:
+    def _outgoing(self, request: Request, identity: Identity, *, recorded: bool) -> bytes:
         auth = self._rules.mode is not Mode.NOAUTH
         block = outgoing_block(
             request.head,
@@ -142,6 +142,7 @@ class ReverseProxyResource:
             client=identity.forwarded_for(request.caller),
             bearer=self.upstream.bearer() if auth else None,
             request_id=request.id.encode(),
+            readable=recorded,
         )
         request.forwarded = True
         return block
@@ -317,13 +318,14 @@ class Forwarding:
             request.received, request.sent = received, sent
             if recording is not None:
                 recording.ended()
+                request.recorded = recording.where
+                request.exit_code = recording.exit_code
             request.stream_ended()
 
         recording, self._recording = self._recording, None
         if recording is None:
             Relay(client, stream, self._clock, ended).start(early)
             return
-        request.recorded = True
         relay = RecordedRelay(client, stream, self._clock, ended, recording)
         recording.begin(head, relay)
         relay.start(early)

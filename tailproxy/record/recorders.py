@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from tailproxy.interfaces import ISessionSink, ISessionSinks, SinkError
+from tailproxy.interfaces import ISessionSink, SinkError
 from tailproxy.record.tsrecorder import TSRecorder
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ _DEAD_SECONDS = 30.0
 _STAGGER_SECONDS = 0.3
 
 
-@implementer(ISessionSinks)
 class Recorders:
     """All recorders, and what is known of them.
 

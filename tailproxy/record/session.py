@@ -11,11 +11,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
-from uuid import uuid4
 
 import attrs
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -43,18 +42,18 @@ if TYPE_CHECKING:
     from tailproxy.wire.session import SessionTap
     from tailproxy.wire.sessionevents import Event
 
-# Bytes on their way to a recorder beyond which a session is held (spec/streaming.md 6.6).
-UPLOAD_BYTES = 1 << 20
 # How long a recording that need not be may lag behind before it is given up.
 LAG_SECONDS = 30.0
 
 
 @implementer(ISessionRecorder)
-class SessionRecorder(Service):
-    """Has sessions recorded. When it is stopped it waits for what is still on its way.
+class SessionRecorder(MultiService):
+    """Has sessions recorded. When it is stopped it waits for what is still on its way, and stops
+    the services below it then.
 
     :param sinks: who takes recordings.
     :param clock: keeps the time of sessions.
+    :param header_seconds: how long a terminal's size is waited for.
     :param now: seconds since 1970.
     """
 
@@ -65,10 +64,13 @@ class SessionRecorder(Service):
         sinks: ISessionSinks,
         metrics: Metrics,
         clock: IReactorTime,
+        header_seconds: float = HEADER_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__()
         self.clock = clock
         self.metrics = metrics
+        self.header_seconds = header_seconds
         self.now = now
         self._sinks = sinks
         self._finishing: set[Deferred[None]] = set()
@@ -82,7 +84,7 @@ class SessionRecorder(Service):
         if sink is None:
             raise RecordingError("there is nowhere to record it")
         try:
-            upload = await sink.open(str(uuid4()))
+            upload = await sink.open(session.id)
         except SinkError as error:
             self._log.warn(
                 "no recorder for {user}: {reason}",
@@ -120,8 +122,13 @@ class SessionRecorder(Service):
 
     def stopService(self) -> Deferred[Any]:
         """Wait for the recordings of sessions that have ended."""
-        super().stopService()
-        return DeferredList(list(self._finishing))
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        Service.stopService(self)
+        await DeferredList(list(self._finishing))
+        for service in reversed(list(self)):
+            await maybeDeferred(service.stopService)
 
 
 @implementer(IRecording, IUploadWatcher)
@@ -130,13 +137,13 @@ class Recording:
 
     :param wanted: what it is.
     :param upload: takes its lines.
-    :ivar outcome: how the command ended, once the API server has said so.
+    :ivar exit_code: of the command, once the API server has told it.
     """
 
     _log = Logger()
 
     def __init__(self, recorder: SessionRecorder, wanted: RecordedSession, upload: IUpload) -> None:
-        self.outcome: Outcome | None = None
+        self.exit_code: int | None = None
         self._recorder = recorder
         self._wanted = wanted
         self._clock = recorder.clock
@@ -177,7 +184,7 @@ class Recording:
         self._cast = CastWriter(self._header(), self._terminal)
         self._write(self._cast.begin())
         if self._cast.waiting:
-            self._timer = self._clock.callLater(HEADER_SECONDS, self._release)
+            self._timer = self._clock.callLater(self._recorder.header_seconds, self._release)
 
     def _release(self) -> None:
         """The terminal has not told its size."""
@@ -219,7 +226,7 @@ class Recording:
                 case Resized():
                     self._write(self._cast.resize(self._seconds(), event.columns, event.rows))
                 case Outcome():
-                    self.outcome = event
+                    self.exit_code = event.code
                 case Unreadable():
                     # No other recorder could do better.
                     self._moved = True
@@ -240,8 +247,8 @@ class Recording:
         upload = self._upload
         if upload is not None:
             self._write(self._cast.end(self._seconds()))
-            if self.outcome is not None and self.outcome.code is not None:
-                self._write(self._cast.marker(self._seconds(), f"exit {self.outcome.code}"))
+            if self.exit_code is not None:
+                self._write(self._cast.marker(self._seconds(), f"exit {self.exit_code}"))
             self._recorder.finish(upload)
 
     def _seconds(self) -> float:
@@ -268,6 +275,7 @@ class Recording:
             tailproxy={
                 "command": self._query.get("command", []),
                 "protocol": self._protocol,
+                "request": wanted.id,
                 "user": identity.user,
                 "groups": list(identity.groups),
                 "enforced": wanted.enforced,
@@ -339,7 +347,7 @@ class Recording:
         """Go on with another recorder, in a recording of its own."""
         sink = self._recorder.sink(self._wanted)
         try:
-            upload = None if sink is None else await sink.open(str(uuid4()))
+            upload = None if sink is None else await sink.open(f"{self._wanted.id}-2")
         except SinkError:
             upload = None
         self._moving = None
@@ -352,6 +360,7 @@ class Recording:
         self._write(self._cast.marker(self._seconds(), "another recorder goes on from here"))
 
     def _unrecorded(self) -> None:
+        self.where = ""
         self._recorder.metrics.unrecorded.inc()
         self._tap = None
         self._log.warn("{user} goes on unrecorded in a session", user=self._wanted.identity.user)

@@ -84,9 +84,9 @@ def test_a_request_is_said_in_the_words_of_rbac(line, meaning):
     ("rule", "line", "recording", "goes_on"),
     [
         ({}, EXEC, "no: no rule asks for it", True),
-        (RECORDED, EXEC, "no: session recording is asked for and not supported", True),
+        (RECORDED, EXEC, "yes, at the first of ", True),
         (RECORDED, (b"GET", b"/api"), "no: a rule asks for it, but not for such requests", True),
-        ({**RECORDED, "enforceRecorder": True}, EXEC, "no: it does not run", False),
+        ({**RECORDED, "enforceRecorder": True}, EXEC, "yes, at the first of ", True),
         ({"enforceRecorder": True}, (b"GET", b"/api"), "no: it does not run", False),
     ],
 )

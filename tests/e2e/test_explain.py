@@ -70,7 +70,7 @@ def test_a_changed_grant_is_seen_before_anybody_calls(lab, proxy):
         assert any(recorded() for _ in range(5))
         path = "/api/v1/namespaces/default/pods/shell/exec?command=id"
         found = explain(lab, proxy, "--node", "grace-laptop", "POST", path)
-        assert found["refusal"]["label"] == "recording-unsupported"
+        assert found["recording"].startswith("yes, at the first of 100.64.0.99:80")
     finally:
         lab.tailnet.set_policy(before)
     assert not all(recorded() for _ in range(5))

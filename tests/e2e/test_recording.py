@@ -1,17 +1,42 @@
-"""What a grant demands to be recorded and cannot be is refused, and never silently unrecorded."""
+"""Sessions are recorded at a recorder on the tailnet; what must be and cannot be does not run."""
 
 from __future__ import annotations
 
+import json
+import re
 import time
 
 import pytest
 
 from tests.e2e.client import address_of, ask
+from tests.lab.kubectl import Terminal
+from tests.lab.operations import Kubectl, Scene
 from tests.lab.tailnet import CAPABILITY
+from tests.record.recorder import Manners, Recorder
 
 PODS = "/api/v1/namespaces/default/pods"
-UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
-ENFORCED = {"recorderAddrs": ["100.127.255.2:80"], "enforceRecorder": True}
+SPDY = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
+HELD_TO_SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false"}
+#: By name: the version of kubectl, and what makes it choose a protocol.
+CLIENTS = {"spdy": ("1.27", {}), "websocket": ("1.36", {}), "new-spdy": ("1.36", HELD_TO_SPDY)}
+
+
+@pytest.fixture(scope="module")
+def place(lab):
+    """A node of the tailnet that hands its ports on to 127.0.0.1."""
+    node = lab.tailnet.add_node("recorder", tags=["tag:recorder"])
+    lab.tailnet.allow("*", src="tag:k8s", dst="tag:recorder")
+    yield node
+    node.stop()
+
+
+@pytest.fixture
+def recorder(lab, place):
+    listener = lab.cluster.network.open_socket()
+    listener.bind(("127.0.0.1", 0))
+    with Recorder(Manners(), listener) as recorder:
+        recorder.address = f"{place.addresses[0]}:{recorder.port}"
+        yield recorder
 
 
 @pytest.fixture
@@ -29,8 +54,13 @@ def demand(lab, proxy):
             assert time.monotonic() < deadline, rules()
             time.sleep(0.05)
 
-    def give(rule: dict) -> str:
-        grant = {"src": ["alice@example.com"], "dst": ["tag:k8s"], "app": {CAPABILITY: [rule]}}
+    def give(recorder: str, *, enforced: bool = True) -> str:
+        rule = {"recorderAddrs": [recorder]} if recorder else {}
+        grant = {
+            "src": ["alice@example.com"],
+            "dst": ["tag:k8s"],
+            "app": {CAPABILITY: [{**rule, "enforceRecorder": enforced}]},
+        }
         lab.tailnet.edit_policy(lambda policy: policy["grants"].append(grant))
         until(1)
         return address
@@ -40,43 +70,178 @@ def demand(lab, proxy):
     until(0)
 
 
-def test_without_a_recorder_nothing_goes(lab, proxy, demand):
+@pytest.fixture(params=CLIENTS)
+def scene(lab, tmp_path, request):
+    version, environment = CLIENTS[request.param]
+    made = Scene.of(lab, "alice", tmp_path, version=version)
+    kubectl = made.kubectl
+    return Scene(
+        Kubectl(kubectl.words, {**kubectl.env, **environment}, kubectl.network),
+        made.folder,
+        made.write_log,
+    )
+
+
+def whole(recorder: Recorder, number: int = 1):
+    """The recordings, once that many have ended."""
+    recorder.wait(lambda seen: sum(each.whole for each in seen.recordings) >= number)
+    return recorder.recordings
+
+
+def shown(recording) -> str:
+    """What the user saw."""
+    return "".join(line[2] for line in recording.lines[1:] if line[1] == "o")
+
+
+def audited(proxy, before: int, count: int = 1) -> list[dict]:
+    """Lines of the audit trail about exec, once there are so many."""
+    deadline = time.monotonic() + 10
+    while True:
+        lines = [json.loads(line) for line in proxy.log.read_text().splitlines()[before:]]
+        found = [line for line in lines if str(line.get("path", "")).endswith("/exec")]
+        if len(found) >= count:
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("enforced", [True, False], ids=["enforced", "fail-open"])
+def test_a_session_is_recorded_as_its_user_saw_it(proxy, demand, recorder, scene, enforced):
+    before = len(proxy.log.read_text().splitlines())
+    demand(recorder.address, enforced=enforced)
+    done = scene.kubectl.run(
+        "exec", scene.pod, "--", "sh", "-c", "echo hello; echo wörld >&2; sleep 0.2"
+    )
+    assert (done.returncode, done.stdout, done.stderr.decode()) == (0, b"hello\n", "wörld\n")
+    (recording,) = whole(recorder)
+    assert recording.version == 2
+    header = recording.lines[0]
+    assert header["srcNodeUser"] == "alice@example.com"
+    assert header["kubernetes"]["PodName"] == "shell"
+    assert header["command"] == "sh -c echo hello; echo wörld >&2; sleep 0.2"
+    assert sorted(shown(recording).splitlines()) == ["hello", "wörld"]
+    (line,) = audited(proxy, before)
+    assert line["recorded"] == recorder.address
+    assert header["tailproxy"]["request"] == line["request_id"]
+
+
+def test_a_terminal_is_recorded_with_its_sizes(demand, recorder, scene):
+    demand(recorder.address)
+    with Terminal(scene.kubectl, "exec", "-it", scene.pod, "--", "sh", rows=31, columns=97) as tty:
+        tty.expect(rb"[$#] ")
+        tty.type(b"echo $((6*7))\r")
+        tty.expect(rb"\b42\r?\n")
+        tty.resize(40, 120)
+        time.sleep(0.3)
+        tty.type(b"exit\r")
+    (recording,) = whole(recorder)
+    header = recording.lines[0]
+    assert (header["width"], header["height"]) == (97, 31)
+    assert "42" in shown(recording)
+    assert [line[2] for line in recording.lines[1:] if line[1] == "r"] == ["120x40"]
+
+
+@pytest.mark.node
+def test_the_exit_code_is_recorded_and_audited(proxy, demand, recorder, scene):
+    before = len(proxy.log.read_text().splitlines())
+    demand(recorder.address)
+    done = scene.kubectl.run("exec", scene.pod, "--", "sh", "-c", "exit 7")
+    assert done.returncode == 7
+    (recording,) = whole(recorder)
+    assert recording.lines[-1][1:] == ["m", "exit 7"]
+    (line,) = audited(proxy, before)
+    assert line["exit_code"] == 7
+
+
+def test_a_recorder_of_the_first_version_does_too(demand, recorder, scene):
+    recorder.manners.versions = (1,)
+    demand(recorder.address)
+    assert scene.exec("sh", "-c", "echo hello; sleep 0.2") == b"hello\n"
+    (recording,) = whole(recorder)
+    assert (recording.version, shown(recording)) == (1, "hello\n")
+
+
+def test_without_a_recorder_in_the_grant_nothing_goes(lab, proxy, demand):
     """dp_R4"""
-    address = demand({"enforceRecorder": True})
+    address = demand("")
     answer = ask(lab, proxy, address, PODS)
     assert answer.status == 403
     assert "enforceRecorder" in answer.json["message"]
 
 
+class TestNobodyThere:
+    def test_an_enforced_session_does_not_run(self, demand, place, scene, tmp_path):
+        demand(f"{place.addresses[0]}:1")
+        mark = tmp_path / "ran"
+        done = scene.kubectl.run("exec", scene.pod, "--", "touch", str(mark))
+        assert done.returncode != 0
+        assert b"must be recorded (enforceRecorder)" in done.stderr
+        assert place.addresses[0].encode() not in done.stderr
+        assert not mark.exists()
+        # What is no session goes on.
+        assert scene.kubectl.run("get", "pods").returncode == 0
+
+    def test_another_one_goes_on_and_that_is_told(self, proxy, demand, place, scene):
+        before = len(proxy.log.read_text().splitlines())
+        demand(f"{place.addresses[0]}:1", enforced=False)
+        assert scene.exec("sh", "-c", "echo hello; sleep 0.2") == b"hello\n"
+        (line,) = audited(proxy, before)
+        assert "recorded" not in line
+        assert line["reason"]
+
+
+class TestMidSession:
+    def test_an_enforced_session_ends_with_a_word(self, demand, recorder, scene):
+        demand(recorder.address)
+        with scene.kubectl.running("exec", "-i", scene.pod, "--", "cat") as session:
+            session.write(b"one\n")
+            session.until(rb"^one\n")
+            recorder.cut()
+            started = time.monotonic()
+            assert session.process.wait(10) != 0
+            assert time.monotonic() - started < 5
+            assert b"must be recorded" in session.errors()
+
+    def test_another_one_is_untouched(self, demand, recorder, scene):
+        demand(recorder.address, enforced=False)
+        with scene.kubectl.running("exec", "-i", scene.pod, "--", "cat") as session:
+            for number in range(6):
+                session.write(b"line %d\n" % number)
+                session.until(rb"^line %d\n" % number)
+                if number == 2:
+                    recorder.cut()
+                    recorder.wait(lambda seen: len(seen.recordings) == 2)
+        _, second = recorder.recordings
+        recorder.wait(lambda _: second.whole)
+        assert "line 5" in shown(second)
+        assert second.lines[1][1] == "m"
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize(
     "path",
     [
-        "/shell/exec?command=true",
-        "/shell/exec/?command=true",
-        "/shell%2Fexec?command=true",
-        "/shell/%65xec?command=true",
-        "/shell/attach",
+        "/shell/exec?command=true&stdout=true",
+        "/shell/exec/?command=true&stdout=true",
+        "/shell%2Fexec?command=true&stdout=true",
+        "/shell/%65xec?command=true&stdout=true",
+        "/shell/attach?stdout=true",
     ],
 )
-def test_sessions_are_refused_however_they_are_spelled(lab, proxy, demand, path):
+def test_a_session_is_recorded_however_it_is_spelled(lab, proxy, demand, recorder, path, method):
     """dp_T3: by what the API server would run, not by the bytes of the path."""
-    address = demand(ENFORCED)
-    assert ask(lab, proxy, address, PODS).status == 200
-    for method in ("POST", "GET"):
-        answer = ask(lab, proxy, address, PODS + path, UPGRADE, method=method)
-        assert answer.status == 403
-        assert "recorded" in answer.json["message"]
+    address = demand(recorder.address)
+    headers = [*SPDY, ("X-Stream-Protocol-Version", "v4.channel.k8s.io")]
+    answer = ask(lab, proxy, address, PODS + path, headers, method=method)
+    probes = [request for request in recorder.seen.requests if request[1] == "POST"]
+    assert len(probes) == 1, (answer.status, recorder.seen.requests)
 
 
-def test_kubectl_shows_why(lab, demand):
-    demand(ENFORCED)
-    done = lab.kubectl("alice", "exec", "shell", "--", "true")
-    assert done.returncode != 0
-    assert "enforceRecorder" in done.stderr
-
-
-def test_fail_open_rule_lets_pass_and_tells(lab, proxy, demand):
-    demand({"recorderAddrs": ["100.127.255.2:80"]})
-    done = lab.kubectl("alice", "exec", "shell", "--", "echo", "hello")
-    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
-    assert "may go on unrecorded" in proxy.log.read_text()
+def test_output_by_way_of_a_node_is_refused(lab, proxy, demand, recorder):
+    address = demand(recorder.address)
+    nodes = lab.cluster.api.call("GET", "/api/v1/nodes")["items"]
+    path = f"/api/v1/nodes/{nodes[0]['metadata']['name']}/proxy/run/default/shell/shell?cmd=id"
+    answer = ask(lab, proxy, address, path, method="POST")
+    assert answer.status == 403
+    assert re.search(r"cannot be recorded", answer.json["message"])
+    assert recorder.recordings == []

@@ -128,7 +128,7 @@ class TestRecording:
     def test_dp_R2_what_needs_no_recording_goes_on(self, rules):
         assert decide(ada(ENFORCED), request(), rules) == Forward()
         forward = request(b"GET", POD + b"/portforward", *SPDY)
-        assert decide(ada(ENFORCED), forward, rules) == Forward("portforward", enforced=True)
+        assert decide(ada(ENFORCED), forward, rules) == Forward("portforward")
 
     @pytest.mark.parametrize("method", [b"GET", b"POST", b"PUT", b"HEAD"])
     @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ class TestRecording:
         assert isinstance(decision, Forward)
         assert (decision.record, decision.enforced) == (True, True)
 
-    def test_enforced_events_are_for_every_request(self, rules):
+    def test_enforced_events_refuse_every_request(self, rules):
         enforced = {**ENFORCED, "enableEvents": True}
-        assert decide(ada(enforced), request(), rules) == Forward(report=True, enforced=True)
+        assert refusal(ada(enforced), request(), rules).reason == "events-unsupported"
 
     def test_one_rule_enforces_for_all(self, rules):
         identity = ada({"enforceRecorder": True}, RECORDER, groups("dev"))
@@ -175,12 +175,32 @@ class TestRecording:
         decision = decide(ada(RECORDER), request(b"POST", POD + b"/" + kind, *SPDY), rules)
         assert decision == Forward(kind.decode(), record=True)
 
+    def test_a_proxy_with_a_sink_of_its_own_records_everybody(self, rules):
+        session = request(b"POST", POD + b"/exec", *SPDY)
+        own = attrs.evolve(rules, record=True)
+        assert decide(ada(), session, own) == Forward("exec", record=True)
+        closed = attrs.evolve(own, enforce=True)
+        assert decide(ada(), session, closed) == Forward("exec", record=True, enforced=True)
+        assert decide(ada(), request(), closed) == Forward()
+        forward = request(b"GET", POD + b"/portforward", *SPDY)
+        assert decide(ada(), forward, closed) == Forward("portforward")
+        node = request(b"POST", b"/api/v1/nodes/n/proxy/run/ns/p/c?cmd=id")
+        assert refusal(ada(), node, closed).reason == "node-proxy"
+        assert decide(ada(), node, own).unrecorded
+
+    def test_a_proxy_may_enforce_what_grants_ask_for(self, rules):
+        session = request(b"POST", POD + b"/exec", *SPDY)
+        closed = attrs.evolve(rules, enforce=True)
+        assert decide(ada(), session, closed) == Forward("exec")
+        assert decide(ada(RECORDER), session, closed) == Forward("exec", record=True, enforced=True)
+
     def test_a_plain_request_beside_a_recorder_goes_on(self, rules):
         assert decide(ada(RECORDER), request(), rules) == Forward()
 
     def test_st_G101_events_without_a_recorder_are_not_reported(self, rules):
         decision = decide(ada({**RECORDER, "enableEvents": True}), request(), rules)
-        assert decision == Forward(report=True)
+        assert isinstance(decision, Forward)
+        assert "events" in (decision.unrecorded or "")
         assert decide(ada({"enableEvents": True}), request(), rules) == Forward()
 
 

@@ -25,6 +25,7 @@ class FakeRecording:
     """
 
     where = "fake"
+    exit_code: int | None = None
 
     def __init__(self) -> None:
         self.told: list[tuple[str, bytes]] = []

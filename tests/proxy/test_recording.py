@@ -60,10 +60,12 @@ async def test_everything_is_told_and_passed_on(recorded, enforced):
     server.send(b"down")
     await client.receives(b"down")
     assert recording.told == [("up", b"up"), ("down", b"down")]
+    recording.exit_code = 7
     client.transport.loseConnection()
     await eventually(lambda: recording.state == "ended")
     await eventually(lambda: recorded.audit.records != [])
-    assert recorded.audit.records[0].recorded
+    (record,) = recorded.audit.records
+    assert (record.id, record.recorded, record.exit_code) == (asked.id, "fake", 7)
 
 
 async def test_nothing_is_sent_before_there_is_a_recorder(recorded):
@@ -117,6 +119,13 @@ async def test_a_client_that_does_not_wait_needs_no_recorder(recorded):
     client.transport.abortConnection()
     await eventually(lambda: recorded.audit.records != [])
     assert recorded.server.connections == []
+
+
+async def test_compression_is_not_offered_to_the_api_server(recorded):
+    client = await recorded.client()
+    client.send(asking(b"GET", b"websocket", b"Sec-WebSocket-Extensions: permessage-deflate"))
+    server = await recorded.server.connection()
+    assert b"extensions" not in (await server.receives(b"\r\n\r\n")).lower()
 
 
 async def test_when_the_api_server_refuses_nothing_is_left(recorded):

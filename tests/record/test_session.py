@@ -55,12 +55,14 @@ class Session:
         self.metrics = Metrics("1")
         self.sink = FakeSessionSink()
         self.recorder = SessionRecorder(
-            FakeSessionSinks(self.sink), self.metrics, self.clock, lambda: 1_760_000_000.5
+            FakeSessionSinks(self.sink), self.metrics, self.clock, now=lambda: 1_760_000_000.5
         )
         self.recorder.startService()
         rule = GrantRule(recorder_addresses=(RECORDER, RECORDER), enforce_recorder=enforced)
         head = read_head(b"GET", target, "1.1", [(b"Host", b"kube")])
-        self.wanted = RecordedSession("exec", head, identity(grants=Grants((rule,))), enforced)
+        self.wanted = RecordedSession(
+            "r1", "exec", head, identity(grants=Grants((rule,))), enforced
+        )
         self.held = False
         self.farewell: bytes | None = None
 
@@ -154,7 +156,7 @@ def test_the_end_is_written_with_the_exit_code_and_acknowledged():
     recording.down(frame(3, json.dumps(status).encode()))
     recording.ended()
     assert session.lines[-1] == [0.0, "m", "exit 7"]
-    assert recording.outcome.code == 7
+    assert recording.exit_code == 7
     stopping = session.recorder.stopService()
     assert not stopping.called
     session.upload.acknowledge()
