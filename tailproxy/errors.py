@@ -123,7 +123,7 @@ class RecordingError(ApiError):
         super().__init__(
             403,
             "recorder-unavailable",
-            f"this session must be recorded (enforceRecorder), and cannot be: {reason}; try again,"
+            f"this session must be recorded, and cannot be: {reason}; try again,"
             " and if it stays so, ask the tailnet's administrator to look at the recorder",
         )
         self.reason = reason

@@ -337,7 +337,7 @@ class Recording:
         self._over = True
         if self._session is not None and self._tap is not None:
             message = (
-                f"this session is ended: it must be recorded (enforceRecorder), and {reason};"
+                f"this session is ended: it must be recorded, and {reason};"
                 " the command may still run"
             )
             status = ApiError(403, "recorder-lost", message).status()
