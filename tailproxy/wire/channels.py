@@ -17,6 +17,7 @@ import attrs
 from tailproxy.wire.sessionevents import Unreadable
 from tailproxy.wire.websocket import (
     BINARY,
+    CONTINUATION,
     TEXT,
     Control,
     Piece,
@@ -35,6 +36,7 @@ _BASE64 = frozenset(("base64.channel.k8s.io", "v4.base64.channel.k8s.io"))
 _CLOSING = frozenset(("v5.channel.k8s.io",))
 _ZERO = ord("0")
 _LINE_ENDS = b"\r\n"  # the API server's decoder skips them
+_BEGUN = re.compile(rb"[A-Za-z0-9+/]{0,3}|[A-Za-z0-9+/]{2}=")
 _GROUPS = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
 
@@ -105,6 +107,17 @@ class ChannelReader:
                 break
         return events
 
+    def farewell(self) -> bytes:
+        """Return a frame that ends the message that has begun, so that another may; or nothing."""
+        if not self.frames.in_message:
+            return b""
+        rest = b""
+        if self._closing and self._channel == _CLOSE_SIGNAL and not self._carried:
+            rest = b"\0"
+        elif self._base64:
+            rest = b"A=="[len(self._carried) - 1 :] if self._carried else b""
+        return frame(CONTINUATION, rest)
+
     def _take(self, piece: Piece, events: list[ChannelEvent]) -> None:
         data, key, last = piece.data, piece.key, piece.message_ends
         channel = self._channel
@@ -145,7 +158,7 @@ class ChannelReader:
         decoded, used = _decode(text)
         left = text[used:]
         padded = self._padded or text[:used].endswith(b"=")
-        bad = (self._padded and text) or len(left) > 3 or (left and (last or padded))
+        bad = (self._padded and text) or not _BEGUN.fullmatch(left) or (left and (last or padded))
         if decoded and not self._padded:
             events.append(Part(channel, decoded, last and not bad))
         elif last and not bad:

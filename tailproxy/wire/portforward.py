@@ -336,8 +336,7 @@ class ChannelForwardTap:
         """Return what may be sent down now to end the session. It has no place for a message."""
         if self._broken or self._closed or self.down_border:
             return b""
-        begun = frame(CONTINUATION, b"") if self._down.frames.in_message else b""
-        return begun + frame(CLOSE, _UNEXPECTED)
+        return self._down.farewell() + frame(CLOSE, _UNEXPECTED)
 
     def _connection(self, channel: int) -> _Connection:
         number = channel // 2

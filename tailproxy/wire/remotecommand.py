@@ -14,7 +14,7 @@ from tailproxy.wire.channels import ChannelReader, Part
 from tailproxy.wire.outcome import ErrorStream
 from tailproxy.wire.resize import SizeStream
 from tailproxy.wire.sessionevents import STDERR, STDOUT, Output, Unreadable
-from tailproxy.wire.websocket import CLOSE, CONTINUATION, Control, frame
+from tailproxy.wire.websocket import CLOSE, Control, frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,10 +57,10 @@ class _Events:
         self._stream: Literal[1, 2] = STDOUT
 
     def output(self, stream: Literal[1, 2], data: bytes) -> None:
-        if stream != self._stream:
-            self._flush()
-            self._stream = stream
         if data:
+            if stream != self._stream:
+                self._flush()
+                self._stream = stream
             self._parts.append(data)
 
     def add(self, event: Event) -> None:
@@ -277,13 +277,11 @@ class WebSocketTap:
         """
         if self._broken or self._closed or self.down_border:
             return b""
-        # No message may begin inside another.
-        begun = frame(CONTINUATION, b"") if self._down.frames.in_message else b""
         shown = channels.STDOUT if self._terminal else channels.STDERR
         last_words = text.encode() if self._plain else status
         return b"".join(
             (
-                begun,
+                self._down.farewell(),
                 channels.message(self._subprotocol, shown, text.encode()),
                 channels.message(self._subprotocol, channels.ERROR, last_words),
                 frame(CLOSE, _UNEXPECTED),

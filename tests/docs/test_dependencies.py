@@ -16,6 +16,7 @@ from tests.docs.pages import SOURCES, ini, lines, quoted, rows, tree
         ("options", "install_requires", "## The service"),
         ("options.extras_require", "test", "## Tests (extra `test`)"),
         ("options.extras_require", "lint", "## Checks (extra `lint`)"),
+        ("options.extras_require", "fuzz", "## Fuzzing (extra `fuzz`)"),
         ("options.extras_require", "docs", "## Documentation (extra `docs`)"),
     ],
 )

@@ -105,6 +105,31 @@ class TestChannelReader:
         parts = (b"", False), (b"\xff", False), (b"", False), (b"\x00", True)
         assert read(V5, *(writer.binary(*part) for part in parts)) == [CloseSignal(0)]
 
+    @pytest.mark.parametrize(
+        ("subprotocol", "begun", "message"),
+        [
+            (RAW, b"", (None, b"")),
+            (RAW, b"\x01", (1, b"")),
+            (RAW, b"\x01ab", (1, b"ab")),
+            (V5, b"\xff", CloseSignal(0)),
+            (V5, b"\xff\x02", CloseSignal(2)),
+            (BASE64, b"1", (1, b"")),
+            (BASE64, b"1Z", (1, b"d")),
+            (BASE64, b"1Zm", (1, b"f")),
+            (BASE64, b"1Zm9", (1, b"fo")),
+            (BASE64, b"1Zg=", (1, b"f")),
+            (BASE64, b"1Zg==", (1, b"f")),
+            (BASE64, b"1Zm9v", (1, b"foo")),
+        ],
+    )
+    def test_a_message_that_has_begun_can_be_ended(self, subprotocol, begun, message):
+        reader = ChannelReader(subprotocol)
+        assert reader.farewell() == b""
+        events = reader.feed(WebSocketWriter(client=False).binary(begun, last=False))
+        events += reader.feed(reader.farewell())
+        assert whole_messages(events) == [message, b""]
+        assert reader.farewell() == b""
+
     @pytest.mark.parametrize("subprotocol", ["", RAW, BASE64])
     def test_our_own_messages_can_be_read(self, subprotocol):
         data = message(subprotocol, 2, b"sorry\r\n") + message(subprotocol, 3, b"{}")
