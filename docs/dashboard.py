@@ -223,6 +223,12 @@ _ROWS: dict[str, tuple[Panel, ...]] = {
             doc="A grant asks for recording and lets requests pass without it.",
         ),
         Panel(
+            "Request events",
+            (("{{result}}", _rate("tailproxy_request_events_total", "result")),),
+            "cps",
+            doc="What recorders are told about requests, where grants ask for that.",
+        ),
+        Panel(
             "Audit lines",
             (
                 ("{{sink}} took", _rate("tailproxy_audit_lines_total", "sink")),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tailproxy.errors import ApiError
     from tailproxy.policy.identity import Caller, Identity
     from tailproxy.wire.addresses import AddressPort
+    from tailproxy.wire.events import RecordedBody
     from tailproxy.wire.head import RequestHead
     from tailproxy.wire.http1 import Header
     from tailproxy.wire.requestinfo import RequestInfo
@@ -529,6 +530,20 @@ class ISessionSinks(Interface):
         """Say where, or None if there is no such place.
 
         :param addresses: the recorders that the caller's grants name, in order.
+        """
+
+
+class IRequestEvents(Interface):
+    """Tells recorders about requests (spec/streaming.md 8)."""
+
+    def report(identity: Identity, head: RequestHead, body: RecordedBody) -> Deferred[str]:
+        """Have one of the recorders that the caller's grants name take an event.
+
+        It fires with the place of the recorder that took it, within 30 s. It fails with `SinkError`
+        if none has; one that knows no events has not (W7). Then the request goes on if
+        `identity.grants.fail_open`, else it is refused.
+
+        :param body: what is recorded of the request's body; nothing of an upgrade's.
         """
 
 

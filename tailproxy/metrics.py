@@ -131,6 +131,12 @@ class Metrics:
             "Requests and sessions that a fail-open rule let pass unrecorded.",
             registry=registry,
         )
+        self.request_events = Counter(
+            "tailproxy_request_events_total",
+            "Request events that grants ask for, by result.",
+            ["result"],
+            registry=registry,
+        )
         self.audit_lines = Counter(
             "tailproxy_audit_lines_total",
             "Audit lines that a file or a server has taken.",

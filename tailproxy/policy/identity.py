@@ -100,6 +100,7 @@ class Identity:
     :ivar tags: of the node, as ``tag:NAME``.
     :ivar addresses: the node's tailnet addresses.
     :ivar grants: the rules that apply to the caller.
+    :ivar user_id: of the node's user; 0 if that is not known.
     """
 
     user: str
@@ -110,6 +111,7 @@ class Identity:
     tags: tuple[str, ...]
     addresses: tuple[IPAddress, ...]
     grants: Grants
+    user_id: int = 0
 
     @cached_property
     def impersonation(self) -> tuple[Header, ...]:
@@ -223,6 +225,7 @@ def identify(
         tags=tags,
         addresses=_addresses(node, shown),
         grants=grants,
+        user_id=user_id if isinstance(user_id := node.get("User"), int) else 0,
     )
 
 

@@ -240,18 +240,27 @@ def _list_or_watch(parameters: dict[str, list[str]]) -> tuple[str, str]:
     return verb, names[0]
 
 
-def _parameters(target: bytes) -> dict[str, list[str]]:
-    """Read the query as Go does, as far as it matters: a pair that does not parse is left out."""
+def query_parameters(target: bytes) -> dict[str, list[str]]:
+    """Read the query as Go does: a pair that does not parse is left out.
+
+    :param target: as sent.
+    :returns: all values of each option, decoded.
+    """
+    return _parameters(target, None)
+
+
+def _parameters(target: bytes, wanted: frozenset[str] | None = _OPTIONS) -> dict[str, list[str]]:
+    """Read the query, or those options of it that are wanted."""
     query = target.partition(b"?")[2]
     parameters: dict[str, list[str]] = {}
     if not query or query.count(b"&") >= _MAX_PARAMETERS:
         return parameters
     for pair in query.decode("latin-1").split("&"):
-        if ";" in pair or ("%" in pair and _BAD_ESCAPE.search(pair)):
+        if not pair or ";" in pair or ("%" in pair and _BAD_ESCAPE.search(pair)):
             continue
         key, _, value = pair.partition("=")
         key = _unquoted(key)
-        if key in _OPTIONS:
+        if wanted is None or key in wanted:
             parameters.setdefault(key, []).append(_unquoted(value))
     return parameters
 
