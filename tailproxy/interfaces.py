@@ -209,9 +209,10 @@ class IUpstream(Interface):
 
 @attrs.frozen
 class RecordedSession:
-    """A session that is to be recorded, before it begins.
+    """A session that is to be recorded or looked on at, before it begins.
 
-    `id` is the request's; `kind` is `exec` or `attach`; `enforced`: it must not go on unrecorded.
+    `id` is the request's; `kind` is `exec`, `attach` or, not to be recorded, `portforward`;
+    `enforced`: it must not go on unrecorded.
     """
 
     id: str
@@ -223,6 +224,9 @@ class RecordedSession:
 
 class ISessionRecorder(Interface):
     """Has sessions recorded."""
+
+    def observe(session: RecordedSession) -> IRecording:
+        """Look on at a session that is not recorded, for the audit trail."""
 
     def open(session: RecordedSession) -> Deferred[IRecording]:
         """Reach somebody who takes the recording, within 30 s; nothing is written yet.

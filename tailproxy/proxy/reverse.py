@@ -16,7 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from tailproxy.errors import ApiError
-from tailproxy.interfaces import IResponseReceiver, ResponseHead, UpstreamRequest
+from tailproxy.interfaces import IResponseReceiver, RecordedSession, ResponseHead, UpstreamRequest
 from tailproxy.policy.decide import Mode, Refusal, decide
 from tailproxy.policy.headers import outgoing_block
 from tailproxy.policy.identity import Unsendable
@@ -51,6 +51,8 @@ QUIET_SECONDS = 0.1
 # What no trailer may say: it would come behind our back (RFC 9110, 6.5.1).
 _NEVER_TRAILERS = frozenset((b"content-length", b"host", b"authorization", b"x-real-ip"))
 _NEVER_TRAILER_PREFIXES = (b"impersonate-", b"x-remote-", b"x-forwarded-")
+
+_OBSERVED = frozenset(("exec", "attach", "portforward"))
 
 log = Logger()
 
@@ -110,7 +112,7 @@ class ReverseProxyResource:
             send = partial(self._send, request, identity, decision)
             Preparation(request, self.metrics, send).start(self._recorder, identity, decision)
         else:
-            self._send(request, identity, decision)
+            self._send(request, identity, decision, None)
         return NOT_DONE_YET
 
     def _send(
@@ -118,16 +120,21 @@ class ReverseProxyResource:
         request: Request,
         identity: Identity,
         decision: Forward,
-        recording: IRecording | None = None,
+        recording: IRecording | None,
     ) -> None:
+        session = decision.session
+        if recording is None and session in _OBSERVED:
+            recording = self._recorder.observe(
+                RecordedSession(request.id, session, request.head, identity, enforced=False)
+            )
         try:
-            block = self._outgoing(request, identity, recorded=recording is not None)
+            block = self._outgoing(request, identity, recorded=decision.record)
         except Unsendable as error:
             refusal = ApiError(403, "unsendable", f"the request cannot be forwarded: {error}")
         except ApiError as error:
             refusal = error
         else:
-            Forwarding(self, request, decision.session or "", recording).start(block)
+            Forwarding(self, request, session or "", recording).start(block)
             return
         if recording is not None:
             recording.abandon()

@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError, RecordingError
 from tailproxy.interfaces import IRecording, ISessionRecorder, IUploadWatcher, SinkError
+from tailproxy.record.observation import Observation, chosen_protocol
 from tailproxy.wire.cast import HEADER_SECONDS, CastHeader, CastWriter, session_header
 from tailproxy.wire.requestinfo import boolean
 from tailproxy.wire.session import FrameHolder, tap
@@ -74,6 +75,10 @@ class SessionRecorder(MultiService):
         self.now = now
         self._sinks = sinks
         self._finishing: set[Deferred[None]] = set()
+
+    def observe(self, session: RecordedSession) -> Observation:
+        """See `ISessionRecorder.observe`."""
+        return Observation(session, self.clock)
 
     def open(self, session: RecordedSession) -> Deferred[IRecording]:
         """See `ISessionRecorder.open`."""
@@ -176,11 +181,8 @@ class Recording:
     def begin(self, head: ResponseHead, session: IRecordedSession) -> None:
         """See `IRecording.begin`."""
         self._session = session
-        fields = {name.lower(): value.decode("latin-1") for name, value in head.headers}
-        self._protocol = fields.get(b"upgrade", "")
-        spdy = self._protocol.lower().startswith("spdy")
-        chosen = fields.get(b"x-stream-protocol-version" if spdy else b"sec-websocket-protocol")
-        self._tap = tap(self._protocol, chosen or "", self._terminal)
+        self._protocol, inside = chosen_protocol(head)
+        self._tap = tap(self._protocol, inside, self._terminal)
         self._cast = CastWriter(self._header(), self._terminal)
         self._write(self._cast.begin())
         if self._cast.waiting:

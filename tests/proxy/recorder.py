@@ -82,6 +82,7 @@ class FakeSessionRecorder:
     :ivar waiting: those who wait for an answer, if it is `slow`.
     :ivar asked: the sessions that it was asked for.
     :ivar recordings: what it has taken.
+    :ivar observed: what it looks on at.
     """
 
     def __init__(self) -> None:
@@ -90,6 +91,13 @@ class FakeSessionRecorder:
         self.waiting: list[Deferred[IRecording]] = []
         self.asked: list[RecordedSession] = []
         self.recordings: list[FakeRecording] = []
+        self.observed: list[FakeRecording] = []
+
+    def observe(self, session: RecordedSession) -> FakeRecording:
+        """See `ISessionRecorder.observe`."""
+        self.observed.append(FakeRecording())
+        self.observed[-1].where = ""
+        return self.observed[-1]
 
     def open(self, session: RecordedSession) -> Deferred[IRecording]:
         """See `ISessionRecorder.open`."""
