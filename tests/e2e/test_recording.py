@@ -98,7 +98,8 @@ def audited(proxy, before: int, count: int = 1) -> list[dict]:
     deadline = time.monotonic() + 10
     while True:
         lines = [json.loads(line) for line in proxy.log.read_text().splitlines()[before:]]
-        found = [line for line in lines if str(line.get("path", "")).endswith("/exec")]
+        access = [line for line in lines if line["logger"] == "tailproxy.access"]
+        found = [line for line in access if line["path"].endswith("/exec")]
         if len(found) >= count:
             return found
         assert time.monotonic() < deadline, found
