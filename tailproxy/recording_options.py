@@ -54,7 +54,8 @@ class Sink:
         "Kind",
         Choice(SinkKind),
         "`recorder`: recorders on the tailnet; `folder`: files on this machine; `s3`: objects in a"
-        " bucket of a service that speaks S3.",
+        " bucket of a service that speaks S3, for which there must be a Spool, since objects are"
+        " sent when they are whole.",
         default=SinkKind.FOLDER,
     )
     addresses: tuple[AddressPort, ...] = option(
@@ -76,7 +77,7 @@ class Sink:
         "URL of the service, if it is not AWS; for `s3`.",
     )
     region: str | None = option(
-        "Region", TEXT, "Region of the bucket; as boto3 finds it if left out; for `s3`."
+        "Region", TEXT, "Region of the bucket; AWS_REGION of the environment if left out; for `s3`."
     )
 
     def __attrs_post_init__(self) -> None:
@@ -168,3 +169,11 @@ class Recording:
         "How long a recording of a terminal waits for its size, before 80x24 is assumed.",
         default=2.0,
     )
+
+    def __attrs_post_init__(self) -> None:
+        """What is sent whole needs a place to wait."""
+        for index, sink in enumerate(self.sinks):
+            if sink.kind is SinkKind.S3 and self.spool is None:
+                raise MisfitError(
+                    ("Sinks", index, "Kind"), '"recorder" or "folder", or a Recording.Spool'
+                )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
@@ -32,8 +32,27 @@ _FREE = 1 << 20
 _BLOCK = 64 << 10
 
 
+class Keeper(Protocol):
+    """What a recording is written to. Its methods block, are called one at a time, and raise an
+    `Exception` that says why it cannot be done.
+    """
+
+    @property
+    def place(self) -> str:
+        """Where it is, for the log."""
+
+    def append(self, lines: bytes) -> object:
+        """Write whole lines."""
+
+    def complete(self) -> object:
+        """There is no more; when it returns, all of it is kept."""
+
+    def leave(self) -> object:
+        """There is no more, and it is not whole. Nothing else is called after it."""
+
+
 class RecordingFile:
-    """A file that is being written. Any method may raise `OSError`.
+    """A file that is being written: a `Keeper`.
 
     :param path: what it is to be called in the end; it is made to be another one if that is taken.
     :param head: whole lines in front of what is recorded.
@@ -51,6 +70,11 @@ class RecordingFile:
         if head:
             self.append(head)
         self._empty = self._size
+
+    @property
+    def place(self) -> str:
+        """Its name in the end."""
+        return str(self.path)
 
     @property
     def _part(self) -> Path:
@@ -186,25 +210,26 @@ def _whole_lines(file: int) -> int:
     return 0
 
 
-class FileUpload(Upload):
-    """A recording on its way into a file.
+class BlockingUpload(Upload):
+    """A recording on its way into a file or something like it.
 
     :param run: calls a function in a thread.
-    :param file: the file, new and empty.
+    :param keeper: new and empty.
+    :param noun: what it is, for people.
     """
-
-    noun = "the folder of recordings"
 
     def __init__(
         self,
         clock: Any,
         run: Callable[[Callable[[], Any]], Deferred[Any]],
-        file: RecordingFile,
+        keeper: Keeper,
         limit: int,
+        noun: str,
     ) -> None:
-        super().__init__(clock, str(file.path), limit)
+        super().__init__(clock, keeper.place, limit)
+        self.noun = noun
         self._run = run
-        self._file = file
+        self._keeper = keeper
         self._writing = False
         # One thing after another, and nothing of it in the reactor's thread.
         self._turn = DeferredLock()
@@ -215,17 +240,17 @@ class FileUpload(Upload):
             return
         self._writing = True
         lines = self.peek()
-        self._do(lambda: self._file.append(lines)).addCallbacks(
+        self._do(lambda: self._keeper.append(lines)).addCallbacks(
             self._written, self._broken, callbackArgs=(len(lines),)
         )
 
     def send_end(self) -> None:
         """See `Upload.send_end`."""
-        self._do(self._file.complete).addCallbacks(lambda _: self.kept(), self._broken)
+        self._do(self._keeper.complete).addCallbacks(lambda _: self.kept(), self._broken)
 
     def hang_up(self) -> None:
-        """See `Upload.hang_up`: what there is stays there."""
-        self._do(self._file.leave).addErrback(lambda _: None)
+        """See `Upload.hang_up`."""
+        self._do(self._keeper.leave).addErrback(lambda _: None)
 
     def _do(self, work: Callable[[], Any]) -> Deferred[Any]:
         return self._turn.run(self._run, work)

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tailproxy.interfaces import ISessionSink, SinkError
-from tailproxy.record.files import FileUpload, RecordingFile, in_thread, recover
+from tailproxy.record.files import BlockingUpload, RecordingFile, in_thread, recover
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tailproxy.interfaces import IUpload
 
     Run = Callable[[Callable[[], Any]], Deferred[Any]]
+
+
+_NOUN = "the folder of recordings"
 
 
 def file_name(seconds: float, session: str, suffix: str) -> str:
@@ -75,5 +78,5 @@ class Folder:
         try:
             file = await in_thread(self._run, lambda: RecordingFile(path), RecordingFile.leave)
         except OSError as error:
-            raise SinkError("the folder of recordings cannot be written", str(error)) from error
-        return FileUpload(self._clock, self._run, file, self._limit)
+            raise SinkError(f"{_NOUN} cannot be written", str(error)) from error
+        return BlockingUpload(self._clock, self._run, file, self._limit, _NOUN)

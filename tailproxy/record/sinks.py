@@ -1,7 +1,7 @@
 """Which sink a session is recorded at, out of its caller's grants and the configuration.
 
 The recorders that grants name; for sessions without any, the configuration's sinks, the first that
-takes it; and behind either the spool, if there is one.
+takes it; and behind either the spool, if there is one. Buckets have theirs from the spool only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tailproxy.interfaces import ISessionSink, ISessionSinks, SinkError
+from tailproxy.record.bucket import Bucket
 from tailproxy.record.folder import Folder
 from tailproxy.record.recorders import Recorders
 from tailproxy.record.spool import Spool, SpoolFolder
@@ -67,7 +68,7 @@ class Sinks(MultiService):
         self._clock = clock
         self._run = run
         self._recorders = Recorders(clock, dialer, options.queue_bytes)
-        self._configured = [self._make(each) for each in options.sinks]
+        self._configured: list[ISessionSink] = [self._make(each) for each in options.sinks]
         self._spool: Spool | None = None
         if options.spool is not None:
             folder = SpoolFolder(options.spool.folder, options.spool.size, options.spool.age)
@@ -76,10 +77,12 @@ class Sinks(MultiService):
 
     def sink(self, addresses: Sequence[AddressPort]) -> ISessionSink | None:
         """See `ISessionSinks.sink`."""
-        keepers = self._keepers(addresses)
-        if keepers is None or self._spool is None:
-            return keepers
-        return FirstOf([keepers, self._spool.sink(addresses)])
+        keepers: list[ISessionSink]
+        keepers = [self._recorders.sink(addresses)] if addresses else self._configured
+        live = [each for each in keepers if not isinstance(each, Bucket)]
+        if keepers and self._spool is not None:
+            live.append(self._spool.sink(addresses))
+        return _first_of(live)
 
     def startService(self) -> None:
         """See what was left behind, and begin to send what is in the spool."""
@@ -89,17 +92,17 @@ class Sinks(MultiService):
                 sink.start()
 
     def _keepers(self, addresses: Sequence[AddressPort]) -> ISessionSink | None:
-        """Return who keeps recordings of sessions with these recorders; never the spool."""
-        if addresses:
-            return self._recorders.sink(addresses)
-        if len(self._configured) > 1:
-            return FirstOf(self._configured)
-        return self._configured[0] if self._configured else None
+        """Return whom the spool sends recordings of sessions with these recorders."""
+        return _first_of([self._recorders.sink(addresses)] if addresses else self._configured)
 
     def _make(self, options: Sink) -> ISessionSink:
         limit = self._options.queue_bytes
         if options.kind is SinkKind.RECORDER:
             return self._recorders.sink(options.addresses)
-        if options.folder is None:
-            raise AssertionError(options)
-        return Folder(self._clock, self._run, options.folder, limit)
+        if options.folder is not None:
+            return Folder(self._clock, self._run, options.folder, limit)
+        return Bucket(self._clock, self._run, options, limit)
+
+
+def _first_of(sinks: Sequence[ISessionSink]) -> ISessionSink | None:
+    return FirstOf(sinks) if len(sinks) > 1 else next(iter(sinks), None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from tailproxy.interfaces import ISessionSink, IUploadWatcher, SinkError
-from tailproxy.record.files import FileUpload, RecordingFile, in_thread, locked, recover
+from tailproxy.record.files import BlockingUpload, RecordingFile, in_thread, locked, recover
 from tailproxy.record.folder import file_name
 from tailproxy.wire.addresses import AddressPort
 
@@ -43,6 +44,8 @@ _SUFFIX = ".spool"
 _LOOK_SECONDS = 10.0
 _LONGEST_SECONDS = 300.0
 _BLOCK = 256 << 10
+# Recordings in a row that nobody takes the whole of, before it is taken for the other side's fault.
+_STRIKES = 3
 
 
 @attrs.frozen
@@ -66,6 +69,14 @@ class _Skipped:
 
     paths: set[Path] = attrs.field(factory=set)
     addresses: set[tuple[AddressPort, ...]] = attrs.field(factory=set)
+    failures: Counter[tuple[AddressPort, ...]] = attrs.field(factory=Counter)
+
+    def failed(self, waiting: _Waiting) -> None:
+        """A recording could not be sent. It may be its own fault, but not for long."""
+        self.paths.add(waiting.path)
+        self.failures[waiting.addresses] += 1
+        if self.failures[waiting.addresses] == _STRIKES:
+            self.addresses.add(waiting.addresses)
 
 
 class _FullError(OSError):
@@ -177,10 +188,6 @@ class SpoolSink:
         return Deferred.fromCoroutine(self._spool.open(session, self._addresses))
 
 
-class _SpoolUpload(FileUpload):
-    noun = "the spool"
-
-
 class Spool(Service):
     """Keeps recordings, and sends them when somebody takes them.
 
@@ -228,7 +235,7 @@ class Spool(Service):
             raise SinkError("the spool is full", str(error)) from error
         except OSError as error:
             raise SinkError("the spool cannot be written", str(error)) from error
-        return _SpoolUpload(self._clock, self._run, file, self._limit)
+        return BlockingUpload(self._clock, self._run, file, self._limit, "the spool")
 
     def startService(self) -> None:
         """Begin to send what is there, from before too."""
@@ -276,7 +283,7 @@ class Spool(Service):
             await self._run(found.path.unlink)
             self._log.info("{path} has been sent to {place}", path=str(found.path), place=place)
         except SinkError as error:
-            skipped.paths.add(found.path)
+            skipped.failed(found)
             self._log.warn(
                 "{path} stays in the spool: {reason}", path=str(found.path), reason=error
             )

@@ -14,6 +14,7 @@ from tests.docs.pages import SOURCES, ini, lines, quoted, rows, tree
     ("section", "key", "heading"),
     [
         ("options", "install_requires", "## The service"),
+        ("options.extras_require", "s3", "## Buckets (extra `s3`)"),
         ("options.extras_require", "test", "## Tests (extra `test`)"),
         ("options.extras_require", "lint", "## Checks (extra `lint`)"),
         ("options.extras_require", "fuzz", "## Fuzzing (extra `fuzz`)"),
@@ -49,7 +50,7 @@ def test_every_import_is_declared():
             else []
         )
     } - set(sys.stdlib_module_names)
-    declared = {
-        line.split(" ")[0] for line in lines(ini("setup.cfg")["options"]["install_requires"])
-    }
+    config = ini("setup.cfg")
+    wanted = [config["options"]["install_requires"], config["options.extras_require"]["s3"]]
+    declared = {line.split(" ")[0] for text in wanted for line in lines(text)}
     assert {given.get(name, name) for name in imported - {"tailproxy"}} <= declared

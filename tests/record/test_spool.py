@@ -188,6 +188,17 @@ def test_one_that_is_refused_again_and_again_does_not_hold_up_others(lab):
     assert [name.rpartition("-s-")[2] for name in lab.names] == ["1.spool"]
 
 
+def test_three_in_a_row_are_the_recorders_fault(lab):
+    for number in range(5):
+        lab.keep(HEADER, session=f"s-{number}")
+    lab.spool.startService()
+    for number in range(3):
+        lab.recorder.uploads[number].fail("the recorder answers 500")
+    assert len(lab.recorder.uploads) == 3
+    lab.clock.advance(20)
+    assert lab.recorder.uploads[3].session == "s-0"
+
+
 def test_a_slow_recorder_is_waited_for(lab):
     lab.keep(HEADER, *[b"x" * 1023 + b"\n"] * 4000)
     lab.recorder.stalled = True
