@@ -13,7 +13,7 @@ from tailproxy.wire import channels, spdy
 from tailproxy.wire.channels import ChannelReader, Part
 from tailproxy.wire.outcome import ErrorStream
 from tailproxy.wire.resize import SizeStream
-from tailproxy.wire.sessionevents import STDERR, STDOUT, Output, Unreadable
+from tailproxy.wire.sessionevents import STDERR, STDOUT, Input, Output, Unreadable
 from tailproxy.wire.websocket import CLOSE, Control, frame
 
 if TYPE_CHECKING:
@@ -84,11 +84,13 @@ class SpdyTap:
 
     :param subprotocol: the ``X-Stream-Protocol-Version`` of the answer.
     :param terminal: whether the session has one; without, sizes mean nothing.
+    :param with_input: whether to say what the client sends.
     """
 
-    def __init__(self, subprotocol: str, terminal: bool) -> None:
+    def __init__(self, subprotocol: str, terminal: bool, with_input: bool) -> None:
         self._terminal = terminal
         self._plain = subprotocol not in _STATUS
+        self._with_input = with_input
         self._up = spdy.SpdyReader()
         self._down = spdy.SpdyReader()
         self._kinds: dict[int, str | None] = {}  # of the streams that the client opened
@@ -115,6 +117,8 @@ class SpdyTap:
                 sizes = self._sizes.get(each.stream)
                 if sizes is not None:
                     events += sizes.feed(each.data)
+                elif self._with_input and each.data and self._is_input(each.stream):
+                    events.append(Input(each.data))
             elif isinstance(each, spdy.SynStream):
                 self._announced(each)
             elif isinstance(each, Unreadable):
@@ -175,6 +179,10 @@ class SpdyTap:
         frames.append(spdy.goaway_frame(self._last, _INTERNAL_ERROR))
         return b"".join(frames)
 
+    def _is_input(self, stream: int) -> bool:
+        """Tell whether the server may read a stream; of the others it is known that it does not."""
+        return self._kinds.get(stream) not in {"error", "stdout", "stderr", "resize"}
+
     def _announced(self, opened: spdy.SynStream) -> None:
         """Note what a stream is for; where that is in doubt, it is for output."""
         stream = opened.stream
@@ -205,14 +213,16 @@ class WebSocketTap:
 
     :param subprotocol: the ``Sec-WebSocket-Protocol`` of the answer.
     :param terminal: whether the session has one; without, sizes mean nothing.
+    :param with_input: whether to say what the client sends.
     """
 
-    def __init__(self, subprotocol: str, terminal: bool) -> None:
+    def __init__(self, subprotocol: str, terminal: bool, with_input: bool) -> None:
         self._subprotocol = subprotocol
         self._terminal = terminal
         self._plain = subprotocol not in _STATUS
         has_sizes = terminal and not self._plain
-        self._up = ChannelReader(subprotocol, (channels.RESIZE,) if has_sizes else ())
+        wanted = {channels.STDIN} if with_input else set()
+        self._up = ChannelReader(subprotocol, wanted | {channels.RESIZE} if has_sizes else wanted)
         self._down = ChannelReader(subprotocol)
         self._sizes = SizeStream()
         self._error = ErrorStream(self._plain)
@@ -232,7 +242,10 @@ class WebSocketTap:
         events: list[Event] = []
         for each in self._up.feed(data):
             if isinstance(each, Part):
-                events += self._sizes.feed(each.data)
+                if each.channel == channels.RESIZE:
+                    events += self._sizes.feed(each.data)
+                elif each.data:
+                    events.append(Input(each.data))
             elif isinstance(each, Unreadable):
                 self._broken = True
                 events.append(each)

@@ -14,6 +14,7 @@ from tailproxy.wire.sessionevents import (
     Event,
     Forwarded,
     Forwarding,
+    Input,
     Outcome,
     Output,
     Resized,
@@ -28,6 +29,7 @@ __all__ = [
     "Forwarded",
     "Forwarding",
     "FrameHolder",
+    "Input",
     "Outcome",
     "Output",
     "Resized",
@@ -73,19 +75,20 @@ class SessionTap(Protocol):
         """
 
 
-def tap(protocol: str, subprotocol: str, terminal: bool) -> SessionTap:
+def tap(protocol: str, subprotocol: str, terminal: bool, *, with_input: bool = False) -> SessionTap:
     """Return a tap for an exec or attach that was switched to.
 
     :param protocol: the answer's ``Upgrade``.
     :param subprotocol: the answer's ``X-Stream-Protocol-Version`` (SPDY) or
         ``Sec-WebSocket-Protocol``; empty without.
     :param terminal: whether the session has a terminal (``tty``).
+    :param with_input: whether to say what the client sends, too. It may be a password.
     """
     match protocol.lower():
         case "spdy/3.1" if subprotocol in remotecommand.SPDY_SUBPROTOCOLS:
-            return remotecommand.SpdyTap(subprotocol, terminal)
+            return remotecommand.SpdyTap(subprotocol, terminal, with_input)
         case "websocket" if subprotocol in remotecommand.WEBSOCKET_SUBPROTOCOLS:
-            return remotecommand.WebSocketTap(subprotocol, terminal)
+            return remotecommand.WebSocketTap(subprotocol, terminal, with_input)
     return _NoTap(protocol, subprotocol)
 
 

@@ -26,6 +26,16 @@ class Output:
 
 
 @attrs.frozen
+class Input:
+    """Bytes that the client sends to the command.
+
+    :ivar data: not empty.
+    """
+
+    data: bytes
+
+
+@attrs.frozen
 class Resized:
     """The client's terminal has this size now, each at least 1."""
 
@@ -86,4 +96,4 @@ class Unreadable:
     reason: str
 
 
-Event: TypeAlias = Output | Resized | Outcome | Forwarding | Forwarded | Unreadable
+Event: TypeAlias = Output | Input | Resized | Outcome | Forwarding | Forwarded | Unreadable

@@ -22,6 +22,9 @@ MAX_CONTROL = 1 << 16
 """Length of the longest control frame that is read; those of Kubernetes have some 40 bytes."""
 MAX_BLOCK = 1 << 20
 """A header block must be shorter than this, inflated."""
+MAX_LARGE = 16 << 20
+"""So long all the header blocks of more than 4 KiB of a direction may be together: small frames can
+be inflated to large ones, and who may send one may send many."""
 MAX_PAIRS = 1000
 """The most headers in a block."""
 
@@ -31,6 +34,7 @@ HeaderPairs: TypeAlias = tuple[tuple[str, str], ...]
 FIN = 0x01
 """Flag: the sender's half of the stream ends with this frame."""
 
+_USUAL_BLOCK = 4096
 _VERSION = 3
 _HEAD_BYTES = 8
 _ID = 0x7FFFFFFF  # the top bit of a stream id is reserved
@@ -216,6 +220,7 @@ class SpdyReader:
         self._remaining = 0  # that so many bytes are missing of
         self._last = False
         self._inflater = zlib.decompressobj(zdict=DICTIONARY)
+        self._large = 0
         self._broken = False
 
     def feed(self, data: bytes) -> list[Frame]:
@@ -332,6 +337,10 @@ class SpdyReader:
             raise _SpdyError(f"a header block of {MAX_BLOCK} bytes or more")
         if self._inflater.eof:
             raise _SpdyError("the end of the compressed headers, which have none")
+        if len(text) > _USUAL_BLOCK:
+            self._large += len(text)
+            if self._large > MAX_LARGE:
+                raise _SpdyError(f"large header blocks of more than {MAX_LARGE} bytes together")
         return _read_block(text)
 
 

@@ -11,6 +11,7 @@ from tailproxy.wire.outcome import read_outcome
 from tailproxy.wire.resize import SizeStream
 from tailproxy.wire.session import FrameHolder, Unreadable, forward_tap, tap
 from tailproxy.wire.spdy import MAX_CONTROL, SpdyReader
+from tailproxy.wire.tarstream import TarReader
 from tailproxy.wire.websocket import WebSocketReader
 from tests.wire.conversation import (
     joined,
@@ -87,6 +88,11 @@ def outcome(data: bytes) -> None:
     assert (said.code is None) == (said.kind in {"failure", "protocol-error"})
 
 
+def tarstream(data: bytes) -> None:
+    """Read an archive."""
+    _agree(TarReader, list, data)
+
+
 def cast(data: bytes) -> None:
     """Read a recording; and write one of the same bytes."""
     try:
@@ -108,7 +114,11 @@ def remotecommand(data: bytes) -> None:
     """Follow an exec; the first byte chooses the protocol, the others are a script."""
     if data:
         protocol = EXEC[data[0] % len(EXEC)]
-        _follow(lambda: tap(*protocol, terminal=data[0] < 128), protocol[0], data[1:])
+        _follow(
+            lambda: tap(*protocol, terminal=data[0] < 128, with_input=data[0] & 64 > 0),
+            protocol[0],
+            data[1:],
+        )
 
 
 def portforward(data: bytes) -> None:
@@ -186,5 +196,15 @@ def _spdy_steps(script: bytes) -> Iterator[Step]:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (spdy, websocket, channels, sizes, outcome, cast, remotecommand, portforward)
+    for target in (
+        spdy,
+        websocket,
+        channels,
+        sizes,
+        outcome,
+        tarstream,
+        cast,
+        remotecommand,
+        portforward,
+    )
 }

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from tailproxy.wire.channels import Part
-from tailproxy.wire.sessionevents import Output
+from tailproxy.wire.sessionevents import Input, Output
 from tailproxy.wire.spdy import Data
 from tailproxy.wire.websocket import Piece
 
@@ -14,12 +14,14 @@ from .encoders import cut
 
 
 def merged(events):
-    """Return the events with neighbouring output of one stream put together."""
+    """Return the events with neighbouring output of one stream, or input, put together."""
     result = []
     for each in events:
         before = result[-1] if result else None
         if isinstance(each, Output) and isinstance(before, Output) and before.stream == each.stream:
             result[-1] = Output(each.stream, before.data + each.data)
+        elif isinstance(each, Input) and isinstance(before, Input):
+            result[-1] = Input(before.data + each.data)
         else:
             result.append(each)
     return result

@@ -85,6 +85,8 @@ class TestChannelReader:
             (b"foo", "1Zm9vZm9*Zm9v"),
             (b"", "1aGk-"),
             (b"", "1===="),
+            (b"foo", "1Zm9v===="),
+            (b"f", "1Zg====Zg"),
         ],
     )
     def test_what_is_no_base64_says_so_and_is_the_last(self, good, text):

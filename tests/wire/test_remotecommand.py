@@ -13,6 +13,7 @@ from tailproxy.wire.cast import CastHeader, CastWriter
 from tailproxy.wire.outcome import MAX_TEXT
 from tailproxy.wire.session import (
     FrameHolder,
+    Input,
     Outcome,
     Output,
     Resized,
@@ -349,6 +350,50 @@ class TestWebSocket:
         (shown, *rest) = play(websocket(), steps, places=())
         assert shown == Output(1, b"x")
         assert [type(event) for event in rest] == [Unreadable]
+
+
+class TestInput:
+    def test_of_spdy(self):
+        up = SpdyWriter()
+        session = tap("SPDY/3.1", "v4.channel.k8s.io", terminal=True, with_input=True)
+        opened = up.open_all("error", "stdin", "stdout", "resize")
+        sent = (
+            up.data(3, b"ls") + up.data(7, SIZE) + up.data(1, b"x") + up.data(3, b"\n", last=True)
+        )
+        assert [*session.up(opened), *session.up(sent)] == [
+            Input(b"ls"),
+            Resized(120, 40),
+            Input(b"\n"),
+        ]
+
+    @pytest.mark.parametrize(
+        "headers", [{"streamtype": "what"}, {"streamtype": "stdin\0error"}, {}]
+    )
+    def test_of_a_stream_of_doubtful_purpose(self, headers):
+        session = tap("SPDY/3.1", "v4.channel.k8s.io", terminal=True, with_input=True)
+        session.up(SpdyWriter().open(3, headers))
+        assert session.up(SpdyWriter().data(3, b"x")) == [Input(b"x")]
+
+    def test_of_websocket(self):
+        up = WebSocketWriter(client=True)
+        session = tap("websocket", "v5.channel.k8s.io", terminal=True, with_input=True)
+        sent = up.binary(b"\x00ls") + up.binary(b"\x04" + SIZE) + up.binary(b"\x00")
+        assert session.up(sent + up.binary(b"\x07x")) == [Input(b"ls"), Resized(120, 40)]
+
+    def test_of_base64(self):
+        up = WebSocketWriter(client=True)
+        session = tap("websocket", "base64.channel.k8s.io", terminal=True, with_input=True)
+        assert session.up(up.text("0bHMK")) == [Input(b"ls\n")]
+
+    @pytest.mark.parametrize(
+        ("session", "data"),
+        [
+            (spdy(), SpdyWriter().open_all("stdin") + SpdyWriter().data(1, b"x")),
+            (websocket(), WebSocketWriter(client=True).binary(b"\x00x")),
+        ],
+    )
+    def test_is_not_told_unless_it_is_asked_for(self, session, data):
+        assert session.up(data) == []
 
 
 class Reader:

@@ -220,6 +220,20 @@ class TestSpdyReader:
         (event,) = read(SpdyWriter().control(8, pack(">I", 1) + block))
         assert "1048576 bytes or more" in event.reason
 
+    def test_many_long_ones_are_too_much_together(self):
+        writer, reader = SpdyWriter(), SpdyReader()
+        block = {"x": "y" * (MAX_BLOCK - 100)}
+        for stream in range(1, 33, 2):
+            assert isinstance(reader.feed(writer.open(stream, block))[0], SynStream)
+        (event,) = reader.feed(writer.open(33, block))
+        assert "16777216 bytes together" in event.reason
+
+    def test_many_short_ones_are_not(self):
+        writer, reader = SpdyWriter(), SpdyReader()
+        for stream in range(1, 10_001, 2):
+            (event,) = reader.feed(writer.open(stream, {"x": "y" * 4000}))
+            assert isinstance(event, SynStream)
+
     def test_a_control_frame_of_hostile_length_is_refused_at_its_head(self):
         head = SpdyWriter().control(1, b"")[:4] + pack(">I", MAX_CONTROL + 1)
         (event,) = read(head)
