@@ -245,6 +245,23 @@ _ROWS: dict[str, tuple[Panel, ...]] = {
             doc="`lost`: the end may be missing; `broken`: broken off.",
         ),
     ),
+    "Recorder": (
+        Panel(
+            "Recordings taken",
+            (("{{state}}", _rate("tailproxy_recorder_uploads_total", "state")),),
+            "cps",
+            doc="By how they ended; refused ones found the disk full.",
+        ),
+        Panel("Under way", (("", "sum(tailproxy_recorder_uploads_active{@})"),)),
+        Panel(
+            "Written",
+            (("", _rate("tailproxy_recorder_received_bytes_total")),),
+            "Bps",
+        ),
+        Panel("Kept", (("", "sum(tailproxy_recorder_stored_bytes{@})"),), "bytes"),
+        Panel("Deleted", (("", _rate("tailproxy_recorder_deleted_total")),), "cps"),
+        Panel("Events", (("", _rate("tailproxy_recorder_events_total")),), "cps"),
+    ),
     "Processes": (
         Panel("CPU", (("{{instance}}", _rate("process_cpu_seconds_total", "instance")),), "none"),
         Panel("Memory", (("{{instance}}", "process_resident_memory_bytes{@}"),), "bytes"),

@@ -23,6 +23,7 @@ from tailproxy.daemon import LogOutput, TailproxyService, cannot_listen
 from tailproxy.parts import Parts, kubeconfigs
 from tailproxy.proxy.service import DataPlane
 from tailproxy.proxy.tls import ServerTLS
+from tailproxy.recorder_parts import admission, bounds, fixed, recorder_service
 from tailproxy.reload import Reloader
 from tailproxy.schema import ConfigError
 from tailproxy.tailnet.succession import Succession
@@ -82,6 +83,8 @@ class _Role:
     :ivar service: all of it.
     """
 
+    _log = Logger()
+
     def __init__(self, first: Document, reactor: Any) -> None:
         self.parts = Parts(first.config, reactor)
         self.reactor = reactor
@@ -95,6 +98,9 @@ class _Role:
             self.parts.metrics,
             reactor,
         )
+        self._recorder = recorder_service(
+            first.config, self.parts.tailnet, self.parts.metrics, reactor
+        )
         self.begin(first)
         ways = self.parts.ways(self.doors(self.parts))
         self.ports: dict[Place, Listener] = {
@@ -103,18 +109,25 @@ class _Role:
         self.parts.follow_node(self.ports.values())
         self._plane = DataPlane(self.connections, self.parts.upstream, list(self.ports.values()))
         self.service = TailproxyService(
-            first.config, reactor, self.output, self._plane, self.reloader, self.kill
+            first.config,
+            reactor,
+            self.output,
+            (self._plane,) if self._recorder is None else (self._plane, self._recorder),
+            self.reloader,
+            self.kill,
         )
         self._settle()
 
     def _settle(self) -> None:
         """Run what the parts that are in force say, and show how it stands."""
         parts, review, admin = self.parts, self.parts.review(), self.parts.admin()
+        recorders = () if self._recorder is None else (self._recorder,)
         if admin is not None:
             checks = (
                 *parts.tailnet.checks,
                 *self.checks(parts),
                 self._plane,
+                *recorders,
                 self.reloader,
                 *review.checks,
             )
@@ -123,6 +136,7 @@ class _Role:
             *parts.tailnet.services,
             parts.audit,
             *self.services(parts),
+            *recorders,
             self._plane,
             review,
             self.reloader,
@@ -169,10 +183,23 @@ class _Role:
         parts.follow_node(port for port in ports.values() if port in opened or not stayed)
         self.output.adopt(document.config)
         self.adopted(parts)
+        self._adopt_recorder(before)
         for port in ports.values():
             port.hold(held=self.held)
         self._plane.adopt(parts.upstream, list(ports.values()))
         self._settle()
+
+    def _adopt_recorder(self, before: Parts) -> None:
+        """Have the recorder take and keep by the parts in force; the rest of it takes a restart."""
+        options = self.parts.config.tailproxy.recorder
+        was = before.config.tailproxy.recorder
+        if self._recorder is not None and options is not None:
+            self._recorder.adopt(admission(options, self.parts.tailnet.resolver), bounds(options))
+        if fixed(options) != fixed(was):
+            self._log.warn(
+                "Folder, Kind and Address of Tailproxy.Recorder in the configuration: no effect"
+                " before a restart"
+            )
 
     # What differs from role to role:
 
@@ -214,8 +241,6 @@ class _Role:
 
 class Alone(_Role):
     """One process that does everything."""
-
-    _log = Logger()
 
     def begin(self, first: Document) -> None:
         """See `_Role.begin`."""

@@ -22,11 +22,11 @@ from tailproxy.reactor import settle
 from tailproxy.workers.lines import events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tailproxy.audit.access import AccessLog
     from tailproxy.config import Config
-    from tailproxy.proxy.service import DataPlane
+    from tailproxy.interfaces import IDrainable
     from tailproxy.reload import Reloader
 
 
@@ -97,7 +97,7 @@ class TailproxyService(MultiService):
     Its parts are put below it by `tailproxy.assembly`, in the order of their start.
 
     :param output: says where the log goes.
-    :param plane: is left first.
+    :param leaving: they are drained first, all at once.
     :param reloader: is told of SIGHUP.
     :param kill: ends other processes at once.
     """
@@ -109,7 +109,7 @@ class TailproxyService(MultiService):
         config: Config,
         reactor: Any,
         output: LogOutput,
-        plane: DataPlane,
+        leaving: Sequence[IDrainable],
         reloader: Reloader,
         kill: Callable[[], None],
     ) -> None:
@@ -117,7 +117,7 @@ class TailproxyService(MultiService):
         self._config = config
         self._reactor = reactor
         self._output = output
-        self._plane = plane
+        self._leaving = leaving
         self._reloader = reloader
         self._kill = kill
         self._twistd: Mapping[str, Any] = {}
@@ -185,13 +185,16 @@ class TailproxyService(MultiService):
             os._exit(1)
 
     def stopService(self) -> Deferred[Any]:
-        """Drain the data plane, and only then stop what it needs; probes are answered last."""
+        """Drain what serves, and only then stop what that needs; probes are answered last."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         Service.stopService(self)
-        await self._plane.stopService()
-        others = [service for service in reversed(list(self)) if service is not self._plane]
+        await DeferredList([service.drain() for service in self._leaving])
+        for service in reversed(list(self)):
+            if service in self._leaving:
+                await maybeDeferred(service.stopService)
+        others = [service for service in reversed(list(self)) if service not in self._leaving]
         await DeferredList([maybeDeferred(service.stopService) for service in others])
 
 

@@ -17,7 +17,8 @@ from twisted.web.client import Agent, ResponseFailed
 
 from tailproxy.admin.service import admin_address
 from tailproxy.config import load
-from tailproxy.options import CertificatesFrom, ListenerKind, ResolverKind
+from tailproxy.listener_options import ListenerKind
+from tailproxy.options import CertificatesFrom, ResolverKind
 from tailproxy.parts import Parts
 from tailproxy.schema import ConfigError
 from tailproxy.tailnet.checkup import name_of, serves

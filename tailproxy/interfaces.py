@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tailproxy.errors import ApiError
     from tailproxy.policy.identity import Caller, Identity
+    from tailproxy.recordings import Recording, RecordingPage, RecordingQuery
     from tailproxy.wire.addresses import AddressPort
     from tailproxy.wire.events import RecordedBody
     from tailproxy.wire.head import RequestHead
@@ -549,6 +550,46 @@ class IRequestEvents(Interface):
 
         :param body: what is recorded of the request's body; nothing of an upgrade's.
         """
+
+
+class IRecordings(Interface):
+    """The recordings that a recorder of ours keeps, for people to look at.
+
+    Any process on the recorder's machine may have one.
+    """
+
+    def search(query: RecordingQuery) -> Deferred[RecordingPage]:
+        """Some of those that fit, the latest first."""
+
+    def find(recording: str) -> Deferred[Recording | None]:
+        """One of them by its ID; None if there is none."""
+
+    def read(recording: str, offset: int) -> Deferred[bytes]:
+        """A piece of it from there on; of one that is live, of the lines that it has by now.
+
+        :returns: nothing at its end, or if there is no such recording.
+        """
+
+    def follow(recording: str, offset: int, follower: IRecordingFollower) -> Deferred[None]:
+        """Hand over its lines from there on, as they come. Fires behind its end; cancelling it
+        ends it too.
+
+        :param offset: where a line begins.
+        """
+
+    def end(recording: str, reason: str) -> Deferred[bool]:
+        """End a live one: its upload fails with this reason, which ends the session if it must be
+        recorded (spec/streaming.md 5.6). Whether it is live.
+
+        :param reason: for the person whose session it is, such as "ended by ada@corp.example".
+        """
+
+
+class IRecordingFollower(Interface):
+    """Takes a recording while it is made."""
+
+    def recorded(lines: bytes) -> None:
+        """Whole lines."""
 
 
 @attrs.frozen

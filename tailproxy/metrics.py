@@ -155,6 +155,38 @@ class Metrics:
             ["sink"],
             registry=registry,
         )
+        self.recorder_uploads = Counter(
+            "tailproxy_recorder_uploads_total",
+            "Recordings that our own recorder took, by how they ended, and those that it refused"
+            " for want of room.",
+            ["state"],
+            registry=registry,
+        )
+        self.recorder_live = Gauge(
+            "tailproxy_recorder_uploads_active",
+            "Recordings that are being taken.",
+            registry=registry,
+        )
+        self.recorder_bytes = Counter(
+            "tailproxy_recorder_received_bytes_total",
+            "Bytes of recordings that were taken and written.",
+            registry=registry,
+        )
+        self.recorder_events = Counter(
+            "tailproxy_recorder_events_total",
+            "Events of API requests that were taken and written.",
+            registry=registry,
+        )
+        self.recorder_stored = Gauge(
+            "tailproxy_recorder_stored_bytes",
+            "Bytes of all recordings that are kept.",
+            registry=registry,
+        )
+        self.recorder_deleted = Counter(
+            "tailproxy_recorder_deleted_total",
+            "Recordings that were deleted because of their age or of their size together.",
+            registry=registry,
+        )
         self.workers = Gauge(
             "tailproxy_workers",
             "Worker processes that take connections; 0 where one process does everything.",

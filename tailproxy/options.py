@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from tailproxy.audit_options import Audit
+from tailproxy.listener_options import ADDRESS, Endpoint, Listener, ListenerKind
 from tailproxy.policy.decide import ClientImpersonation
+from tailproxy.recorder_options import Recorder
 from tailproxy.recording_options import Recording
 from tailproxy.schema import (
-    FLAG,
-    IP_PATTERN,
     PATH,
     PORT,
     TEXT,
@@ -27,34 +27,18 @@ from tailproxy.schema import (
     MisfitError,
     Nested,
     Objects,
-    Scalar,
     option,
-    parsed,
     seconds,
     whole,
 )
-from tailproxy.wire.addresses import IPAddress, unmapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tailproxy.wire.addresses import IPAddress
+
 # Where tailscaled's packages put its socket.
 _SOCKET = "/var/run/tailscale/tailscaled.sock"
-
-
-class ListenerKind(Enum):
-    """How clients reach a listener, and so how it knows their address."""
-
-    SERVE = "serve"
-    TAILNET = "tailnet"
-    LOOPBACK = "loopback"
-
-
-class ListenerTLS(Enum):
-    """Who ends TLS."""
-
-    TAILSCALED = "tailscaled"
-    OWN = "own"
 
 
 class ResolverKind(Enum):
@@ -81,159 +65,6 @@ class LogFormat(Enum):
 
 
 @attrs.frozen
-class Endpoint:
-    """An address to listen on. Without a host: whatever addresses the node has."""
-
-    host: IPAddress | None
-    port: int
-
-    def __str__(self) -> str:
-        if self.host is None:
-            return str(self.port)
-        return (
-            f"[{self.host}]:{self.port}" if self.host.version == 6 else f"{self.host}:{self.port}"
-        )
-
-
-def _endpoint(value: Any) -> Endpoint:
-    """An `Endpoint` from `IP:PORT` or a port. No names: they mean different things to different
-    programs (spec/dataplane.md 1.1).
-    """
-    host, port = None, value
-    if isinstance(value, str):
-        before, colon, port = value.rpartition(":")
-        if colon:
-            host = _address(before[1:-1] if before[:1] + before[-1:] == "[]" else before)
-            if (host.version == 6) != before.startswith("["):
-                raise ValueError
-        if not (port.isascii() and port.isdigit()):
-            raise ValueError
-        port = int(port)
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
-        raise ValueError
-    return Endpoint(host, port)
-
-
-def _address(text: str) -> IPAddress:
-    return unmapped(ipaddress.ip_address(text))
-
-
-def _service(text: str) -> str:
-    if not text.startswith("svc:") or len(text) == 4:
-        raise ValueError
-    return text
-
-
-_ADDRESS = parsed("an IP address", _address, IP_PATTERN)
-_ENDPOINT = Scalar(
-    '"IP:PORT", with an IPv6 address in brackets, or a port',
-    _endpoint,
-    {
-        "type": ["string", "integer"],
-        "pattern": r"^(([0-9.]+|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}$",
-        "minimum": 0,
-        "maximum": 65535,
-    },
-)
-
-
-@attrs.frozen
-class Listener:
-    """One port that clients come in by."""
-
-    name: str = option("Name", TEXT, "Name in logs and metrics; the kind if left out.", default="")
-    kind: ListenerKind = option(
-        "Kind",
-        Choice(ListenerKind),
-        "`serve`: behind tailscaled's serve, which sends a PROXY v2 header; `tailnet`: on the"
-        " node's own addresses (kernel networking); `loopback`: behind a tailscaled with"
-        " userspace networking, without that header.",
-        default=ListenerKind.SERVE,
-    )
-    address: Endpoint | None = option(
-        "Address",
-        _ENDPOINT,
-        "Where to listen. If left out: 127.0.0.2:8443 for `serve`, port 443 of the node's"
-        " addresses for `tailnet`, 127.0.0.1:443 for `loopback`.",
-    )
-    service: str | None = option(
-        "Service",
-        parsed('the name of a Tailscale Service, such as "svc:kube"', _service, "^svc:."),
-        "The Tailscale Service that this listener serves; APIServerProxy.ServiceName if left"
-        " out. Its grants count beside the node's.",
-    )
-    tls: ListenerTLS | None = option(
-        "TLS",
-        Choice(ListenerTLS),
-        "Who ends TLS; if left out `tailscaled` for `serve`, else `own`.",
-    )
-    redirect: bool = option(
-        "Redirect",
-        FLAG,
-        "Also answer port 80 of the node's addresses with a redirect to https; for `tailnet`.",
-        default=False,
-    )
-
-    def __attrs_post_init__(self) -> None:
-        """Check what the kind demands (design.md section 6, rule 10; spec/dataplane.md 1.1)."""
-        host = self.endpoint.host
-        if self.kind is ListenerKind.SERVE and (
-            host is None or not host.is_loopback or host == ipaddress.IPv4Address("127.0.0.1")
-        ):
-            raise MisfitError(
-                ("Address",),
-                "for the kind serve a loopback address other than 127.0.0.1, such as"
-                ' "127.0.0.2:8443": tailscaled lets tailnet nodes reach 127.0.0.1 directly, where'
-                " they could forge the PROXY header",
-            )
-        if self.kind is ListenerKind.LOOPBACK and (host is None or not host.is_loopback):
-            raise MisfitError(
-                ("Address",), 'for the kind loopback a loopback address, such as "127.0.0.1:443"'
-            )
-        if self.kind is ListenerKind.TAILNET and host is not None and host.is_unspecified:
-            raise MisfitError(
-                ("Address",),
-                "for the kind tailnet a port alone, or one address of the node: on all addresses"
-                " a host outside the tailnet could forge its source address",
-            )
-        if self.kind is not ListenerKind.SERVE and self.tls is ListenerTLS.TAILSCALED:
-            raise MisfitError(
-                ("TLS",),
-                f'"own" for the kind {self.kind.value}: tailscaled ends TLS for serve only',
-            )
-        if self.redirect and self.kind is not ListenerKind.TAILNET:
-            raise MisfitError(("Redirect",), "false, or the kind tailnet")
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where to listen, the kind's default included."""
-        if self.address is not None:
-            return self.address
-        return {
-            ListenerKind.SERVE: Endpoint(ipaddress.IPv4Address("127.0.0.2"), 8443),
-            ListenerKind.TAILNET: Endpoint(None, 443),
-            ListenerKind.LOOPBACK: Endpoint(ipaddress.IPv4Address("127.0.0.1"), 443),
-        }[self.kind]
-
-    @property
-    def own_tls(self) -> bool:
-        """Whether the listener ends TLS itself."""
-        return (self.tls or _TLS_OF_KIND[self.kind]) is ListenerTLS.OWN
-
-    @property
-    def label(self) -> str:
-        """Its name for logs and metrics."""
-        return self.name or self.kind.value
-
-
-_TLS_OF_KIND = {
-    ListenerKind.SERVE: ListenerTLS.TAILSCALED,
-    ListenerKind.TAILNET: ListenerTLS.OWN,
-    ListenerKind.LOOPBACK: ListenerTLS.OWN,
-}
-
-
-@attrs.frozen
 class Tailscaled:
     """The tailscaled to work with."""
 
@@ -246,7 +77,7 @@ class StaticIdentity:
 
     address: IPAddress = option(
         "Address",
-        _ADDRESS,
+        ADDRESS,
         "The address a caller has.",
         default=ipaddress.IPv4Address("127.0.0.1"),
     )
@@ -356,7 +187,7 @@ class Admin:
 
     address: IPAddress | None = option(
         "Address",
-        _ADDRESS,
+        ADDRESS,
         "Where to listen. If left out: POD_IP, else LocalAddr, else all addresses in a cluster"
         " and 127.0.0.2 elsewhere.",
     )
@@ -458,6 +289,11 @@ class Tailproxy:
     limits: Limits = option(
         "Limits", Nested(Limits), "Bounds of requests and times.", default=Limits()
     )
+    recorder: Recorder | None = option(
+        "Recorder",
+        Nested(Recorder),
+        "A recorder of our own, which runs beside the proxy when this object is there.",
+    )
     plugins: Mapping[str, Mapping[str, Any]] = option(
         "Plugins", Objects(), "Options of plugins, by plugin name.", default=attrs.Factory(dict)
     )
@@ -466,7 +302,6 @@ class Tailproxy:
         """Check what one object demands of another."""
         labels: set[str] = set()
         addresses: set[Endpoint] = set()
-        static = self.resolver.kind is ResolverKind.STATIC
         if not self.listeners:
             raise MisfitError(("Listeners",), "at least one listener")
         for index, listener in enumerate(self.listeners):
@@ -477,19 +312,28 @@ class Tailproxy:
                 raise MisfitError((*here, "Address"), "an address that no other listener has")
             labels.add(listener.label)
             addresses.add(listener.endpoint)
-            if static and listener.kind is ListenerKind.TAILNET:
-                raise MisfitError(
-                    (*here, "Kind"),
-                    '"serve" or "loopback", as the static resolver, which believes any'
-                    " address, is for loopback listeners",
-                )
-            if (
-                not static
-                and listener.kind is ListenerKind.LOOPBACK
-                and listener.endpoint.host != ipaddress.IPv4Address("127.0.0.1")
-            ):
-                raise MisfitError(
-                    (*here, "Address"),
-                    "for the kind loopback an address of the form 127.0.0.1:PORT: tailscaled"
-                    " forwards to that one only",
-                )
+            self._check_kind(here, listener.kind, listener.endpoint)
+        if self.recorder is not None:
+            place = self.recorder.endpoint
+            if place in addresses and place.port:
+                raise MisfitError(("Recorder", "Address"), "an address that no listener has")
+            self._check_kind(("Recorder",), self.recorder.kind, place)
+
+    def _check_kind(self, here: tuple[str | int, ...], kind: ListenerKind, place: Endpoint) -> None:
+        static = self.resolver.kind is ResolverKind.STATIC
+        if static and kind is ListenerKind.TAILNET:
+            raise MisfitError(
+                (*here, "Kind"),
+                '"serve" or "loopback", as the static resolver, which believes any'
+                " address, is for loopback listeners",
+            )
+        if (
+            not static
+            and kind is ListenerKind.LOOPBACK
+            and place.host != ipaddress.IPv4Address("127.0.0.1")
+        ):
+            raise MisfitError(
+                (*here, "Address"),
+                "for the kind loopback an address of the form 127.0.0.1:PORT: tailscaled"
+                " forwards to that one only",
+            )

@@ -22,8 +22,9 @@ from tailproxy.kube.access import in_cluster, pod_access
 from tailproxy.kube.kubeconfig import kubeconfig_access
 from tailproxy.kube.review import ApiServerReview
 from tailproxy.kubeconfig import kubeconfig_paths
+from tailproxy.listener_options import ListenerKind
 from tailproxy.metrics import Metrics
-from tailproxy.options import CertificatesFrom, ListenerKind
+from tailproxy.options import CertificatesFrom
 from tailproxy.policy.decide import Mode, Rules
 from tailproxy.proxy.doors import Entrance, FactoryDoor, ProxyHeaderDoor, SocketDoor
 from tailproxy.proxy.listener import Listener

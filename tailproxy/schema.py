@@ -279,6 +279,7 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+#: The path of a file or folder; `~` is the home folder.
 PATH = parsed("the path of a file", _path, ".")
 
 

@@ -9,12 +9,10 @@ import jsonschema
 import pytest
 
 from tailproxy.config import Config, LogLevel, load, parse
+from tailproxy.listener_options import Endpoint, Listener, ListenerKind
 from tailproxy.options import (
     Certificates,
     CertificatesFrom,
-    Endpoint,
-    Listener,
-    ListenerKind,
     Resolver,
     ResolverKind,
     StaticIdentity,
@@ -143,7 +141,7 @@ def test_an_error_names_the_place_and_both_sides(text, key, line, column, parts)
 
 # Text of the object, key path, and parts of the message.
 OURS_REFUSED = {
-    "unknown-key": ('{"Recorder":{}}', "Tailproxy.Recorder", ["unknown key"]),
+    "unknown-key": ('{"Replicas":{}}', "Tailproxy.Replicas", ["unknown key"]),
     "nearest-key": ('{"Listners":[]}', "Tailproxy.Listners", ["did you mean Listeners?"]),
     "no-near-key": (
         '{"Drain":{"zzz":1}}',
@@ -323,7 +321,7 @@ def test_our_own_object_refuses_what_cannot_work(text, key, parts):
 
 
 def test_an_unknown_key_is_shown_where_the_key_stands():
-    error = refusal('{"version":"v1alpha1","tailproxy":{\n  "Recorder": {}}}')
+    error = refusal('{"version":"v1alpha1","tailproxy":{\n  "Replicas": {}}}')
     assert (error.line, error.column) == (2, 3)
 
 

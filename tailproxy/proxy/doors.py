@@ -25,7 +25,9 @@ from tailproxy.proxy.transport import SocketTransport
 from tailproxy.wire.proxyproto import NEED_DATA, ProxyHeaderReader, ProxyProtocolError
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall, IProtocol
     from twisted.internet.protocol import Factory
     from twisted.python.failure import Failure
 
@@ -45,20 +47,28 @@ class Entrance:
     :param listener: name of the listener that takes the connections.
     :param tls: ends TLS here; None when tailscaled has done it.
     :param service: the Tailscale Service that they come for, `svc:NAME`; None without one.
+    :param channel: makes what speaks with the client, of the site, the caller and the listener.
     """
 
     def __init__(
-        self, reactor: Any, site: Site, listener: str, tls: ServerTLS | None, service: str | None
+        self,
+        reactor: Any,
+        site: Site,
+        listener: str,
+        tls: ServerTLS | None,
+        service: str | None,
+        channel: Callable[[Site, Caller, str], IProtocol] = HTTPChannel,
     ) -> None:
         self.reactor = reactor
         self.site = site
         self.listener = listener
         self.service = service
         self._tls = tls
+        self._channel = channel
 
     def enter(self, connection: socket.socket, caller: Caller) -> None:
         """From here on the channel looks after the connection."""
-        channel = HTTPChannel(self.site, caller, self.listener)
+        channel = self._channel(self.site, caller, self.listener)
         transport = (
             SocketTransport(self.reactor, connection, channel)
             if self._tls is None

@@ -9,7 +9,7 @@ from tailproxy.interfaces import CheckResult
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tailproxy.options import Endpoint
+    from tailproxy.listener_options import Endpoint
     from tailproxy.tailnet.node import Node
 
 

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from tailproxy.options import Endpoint
+from tailproxy.listener_options import Endpoint
 from tailproxy.tailnet.checkup import name_of, serves
 from tailproxy.tailnet.node import Node
 
