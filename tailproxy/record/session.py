@@ -343,7 +343,9 @@ class Recording:
                 " the command may still run"
             )
             status = ApiError(403, "recorder-lost", message).status()
-            self._session.cut(self._tap.farewell(f"\r\ntailproxy: {message}\r\n", status))
+            held = 0 if self._holder is None else self._holder.held
+            text = f"\r\ntailproxy: {message}\r\n"
+            self._session.cut(self._tap.farewell(text, status, held))
 
     async def _move(self) -> None:
         """Go on with another recorder, in a recording of its own."""

@@ -84,6 +84,7 @@ class ChannelReader:
         self._channel: int | None = None
         self._carried = b""  # base64 that makes no whole bytes yet, or the close signal
         self._padded = False
+        self._at_border: tuple[int | None, bytes] = (None, b"")  # channel and what was carried
         self._broken = False
 
     def feed(self, data: bytes) -> list[ChannelEvent]:
@@ -105,17 +106,23 @@ class ChannelReader:
                 self._broken = True
                 events.append(Unreadable(f"WebSocket: {error}"))
                 break
+            if each.frame_ends:
+                self._at_border = self._channel, self._carried
         return events
 
     def farewell(self) -> bytes:
-        """Return a frame that ends the message that has begun, so that another may; or nothing."""
+        """Return a frame that ends the message that has begun, so that another may; or nothing.
+
+        It is for behind the last whole frame.
+        """
         if not self.frames.in_message:
             return b""
+        channel, carried = self._at_border
         rest = b""
-        if self._closing and self._channel == _CLOSE_SIGNAL and not self._carried:
+        if self._closing and channel == _CLOSE_SIGNAL and not carried:
             rest = b"\0"
-        elif self._base64:
-            rest = b"A=="[len(self._carried) - 1 :] if self._carried else b""
+        elif self._base64 and carried:
+            rest = b"A=="[len(carried) - 1 :]
         return frame(CONTINUATION, rest)
 
     def _take(self, piece: Piece, events: list[ChannelEvent]) -> None:

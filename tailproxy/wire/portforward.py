@@ -214,9 +214,9 @@ class SpdyForwardTap:
         """Say what is left to say: both directions have ended, or are cut off."""
         return _NOTHING if self._broken else self._ledger.end()
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         """Return what may be sent down now to end the session. It has no place for a message."""
-        if self._broken or self.down_border:
+        if self._broken or self.down_border != held:
             return b""
         return spdy.goaway_frame(self._ledger.last, _INTERNAL_ERROR)
 
@@ -251,10 +251,10 @@ class TunnelTap:
         """Say what is left to say: both directions have ended, or are cut off."""
         return _NOTHING if self._broken else self._ledger.end()
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         """Return what may be sent down now to end the session. It has no place for a message."""
         down = self._outer["down"]
-        if self._broken or down.pending:
+        if self._broken or down.pending != held:
             return b""
         begun = frame(CONTINUATION, b"") if down.in_message else b""
         return begun + frame(CLOSE, _UNEXPECTED)
@@ -332,9 +332,9 @@ class ChannelForwardTap:
         self._connections.clear()
         return events
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         """Return what may be sent down now to end the session. It has no place for a message."""
-        if self._broken or self._closed or self.down_border:
+        if self._broken or self._closed or self.down_border != held:
             return b""
         return self._down.farewell() + frame(CLOSE, _UNEXPECTED)
 

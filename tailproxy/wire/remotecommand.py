@@ -101,6 +101,7 @@ class SpdyTap:
         self._told = False  # the outcome
         self._last = 0  # the client's last stream
         self._broken = False
+        self._down_broken = False
 
     @property
     def down_border(self) -> int:
@@ -129,6 +130,7 @@ class SpdyTap:
     def down(self, data: bytes) -> Sequence[Event]:
         """Read what the server sent."""
         if self._broken:
+            self._down_broken = True  # or not followed, which is the same
             return _NOTHING
         events = _Events()
         for each in self._down.feed(data):
@@ -145,7 +147,7 @@ class SpdyTap:
             elif isinstance(each, spdy.RstStream):
                 self._end_of(each.stream, events)
             elif isinstance(each, Unreadable):
-                self._broken = True
+                self._broken = self._down_broken = True
                 events.add(each)
         return events.done()
 
@@ -156,14 +158,15 @@ class SpdyTap:
         self._told = True
         return (self._error.outcome(),)
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         """Return what may be sent down now to end the session with a message (5.6).
 
         :param text: for the user's terminal.
         :param status: a ``Status`` as JSON, for who reads the error stream.
-        :returns: nothing if a frame is not whole, or the bytes could not be read.
+        :param held: how many of the last bytes were not passed on.
+        :returns: nothing if a frame was passed on in part, or the server's bytes were not read.
         """
-        if self._broken or self.down_border:
+        if self._down_broken or self.down_border != held:
             return b""
         open_streams = {
             kind: stream for stream, kind in self._kinds.items() if stream not in self._ended
@@ -229,6 +232,7 @@ class WebSocketTap:
         self._told = False  # the outcome
         self._closed = False
         self._broken = False
+        self._down_broken = False
 
     @property
     def down_border(self) -> int:
@@ -254,6 +258,7 @@ class WebSocketTap:
     def down(self, data: bytes) -> Sequence[Event]:
         """Read what the server sent."""
         if self._broken:
+            self._down_broken = True  # or not followed, which is the same
             return _NOTHING
         events = _Events()
         for each in self._down.feed(data):
@@ -269,7 +274,7 @@ class WebSocketTap:
                 if each.opcode == CLOSE:
                     self._close(each, events)
             elif isinstance(each, Unreadable):
-                self._broken = True
+                self._broken = self._down_broken = True
                 events.add(each)
         return events.done()
 
@@ -280,15 +285,16 @@ class WebSocketTap:
         self._told = True
         return (self._error.outcome(),)
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         """Return what may be sent down now to end the session with a message (5.6).
 
         :param text: for the user's terminal.
         :param status: a ``Status`` as JSON, for who reads the error channel.
-        :returns: nothing if a frame is not whole, or the bytes could not be read, or the server
-            has said goodbye itself.
+        :param held: how many of the last bytes were not passed on.
+        :returns: nothing if a frame was passed on in part, or the server's bytes were not read, or
+            it has said goodbye itself.
         """
-        if self._broken or self._closed or self.down_border:
+        if self._down_broken or self._closed or self.down_border != held:
             return b""
         shown = channels.STDOUT if self._terminal else channels.STDERR
         last_words = text.encode() if self._plain else status

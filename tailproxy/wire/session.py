@@ -66,12 +66,14 @@ class SessionTap(Protocol):
     def end(self) -> Sequence[Event]:
         """Say what is left to say: both directions have ended, or are cut off."""
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         """Return what may be sent down now to end the session with a message (streaming.md 5.6).
 
         :param text: for the user's terminal, with its line ends.
         :param status: a ``Status`` as JSON, for who reads the error stream.
-        :returns: empty if nothing may be: a frame is not whole, or the session is unreadable.
+        :param held: how many of the last bytes that were read were not passed on.
+        :returns: empty if nothing may be: a frame was passed on in part, or what the server sent
+            could not be read.
         """
 
 
@@ -122,7 +124,7 @@ class _NoTap:
     def end(self) -> Sequence[Event]:
         return _NOTHING
 
-    def farewell(self, text: str, status: bytes) -> bytes:
+    def farewell(self, text: str, status: bytes, held: int = 0) -> bytes:
         return b""
 
     def _tell(self) -> Sequence[Event]:
@@ -141,6 +143,11 @@ class FrameHolder:
 
     def __init__(self) -> None:
         self._held = b""
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held."""
+        return len(self._held)
 
     def take(self, data: bytes, border: int) -> bytes:
         """Return what may go on, of what was held and the next bytes.

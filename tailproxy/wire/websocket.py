@@ -75,7 +75,7 @@ class WebSocketReader:
 
     :ivar pending: how many of the bytes that came belong to a frame whose end has not come: 0 at
         a border between two frames.
-    :ivar in_message: whether the last data frame left its message open.
+    :ivar in_message: whether the last whole data frame left its message open.
     """
 
     def __init__(self) -> None:
@@ -187,7 +187,6 @@ class WebSocketReader:
         """Begin a data frame that is not whole."""
         self._opcode = first & 0x0F
         self._check_order(self._opcode)
-        self.in_message = True
         self._final = first >= _FIN
         self._key = head[-4:] if head[1] >= _MASKED else None
         self._remaining = length

@@ -240,6 +240,7 @@ class TestFarewell:
         assert session.farewell("sorry", b"{}") == SpdyWriter().goaway(3, 2)
         session.down(SpdyWriter().data(3, b"x")[:-1])
         assert (session.down_border, session.farewell("sorry", b"{}")) == (8, b"")
+        assert session.farewell("sorry", b"{}", held=8) == SpdyWriter().goaway(3, 2)
 
     @pytest.mark.parametrize("protocol", [TUNNEL, ("websocket", "v4.channel.k8s.io")])
     def test_websocket_ends_with_a_close_frame(self, protocol):
@@ -249,6 +250,7 @@ class TestFarewell:
         assert session.farewell("sorry", b"{}") == close
         session.down(message[:-1])
         assert (session.down_border, session.farewell("sorry", b"{}")) == (3, b"")
+        assert session.farewell("sorry", b"{}", held=3) == close
         session.down(message[-1:])
         assert session.farewell("sorry", b"{}") == b"\x80\x00" + close
 
