@@ -94,7 +94,7 @@ class Parts:
         issues = shows and ours.certificates.source is CertificatesFrom.TAILNET
         self.tailnet: Surroundings = self._keep(
             "tailnet",
-            (ours.tailscaled, ours.resolver, issues),
+            (ours.tailscaled, ours.resolver, issues, ours.recording.resolve_tags),
             lambda: Surroundings(
                 ours.tailscaled,
                 ours.resolver,
@@ -102,6 +102,7 @@ class Parts:
                 self.metrics,
                 watched=watched,
                 issues=issues,
+                tagged=ours.recording.resolve_tags,
             ),
         )
         hosts = [each.endpoint.host for each in ours.listeners if each.endpoint.host is not None]

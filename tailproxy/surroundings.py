@@ -21,6 +21,7 @@ from tailproxy.tailnet.localapi import LocalAPI
 from tailproxy.tailnet.node import NodeMonitor
 from tailproxy.tailnet.resolver import TailscaledResolver
 from tailproxy.tailnet.static import StaticCaller, StaticResolver
+from tailproxy.tailnet.tagged import TaggedRecorders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ class Surroundings:
     :param watched: whether somebody here shows how the own node stands, or listens on its
         addresses.
     :param issues: whether certificates come from there.
+    :param tagged: whether recorders are found by their tags.
 
     :ivar api: asks tailscaled.
     :ivar resolver: says who calls.
@@ -59,6 +61,7 @@ class Surroundings:
         *,
         watched: bool,
         issues: bool,
+        tagged: bool,
     ) -> None:
         self.services: list[Service] = []
         self.checks: list[IReadinessCheck] = []
@@ -84,6 +87,8 @@ class Surroundings:
                 self.services.append(self.monitor)
                 self.checks.append(self.monitor)
             self.services.append(bus)
+        if tagged and not static:
+            self.resolver = TaggedRecorders(reactor, self.api, self.resolver)
 
     def has_address(self) -> bool:
         """Whether the node has an address; without a tailnet there is nothing to wait for."""

@@ -6,7 +6,7 @@ rules unreadable, because nobody can say what that value was meant to restrict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -50,6 +50,7 @@ class GrantRule:
 
     :ivar groups: to impersonate, in the order written.
     :ivar recorder_addresses: where sessions are to be recorded.
+    :ivar recorder_tags: the tags of nodes that those addresses were made of, if they were.
     :ivar enforce_recorder: what cannot be recorded must not run.
     :ivar enable_events: every request is to be recorded as an event.
     :ivar origin: where it stands; rules that say the same are equal wherever they stand.
@@ -59,6 +60,7 @@ class GrantRule:
     recorder_addresses: tuple[AddressPort, ...] = ()
     enforce_recorder: bool = False
     enable_events: bool = False
+    recorder_tags: tuple[str, ...] = ()
     origin: RuleOrigin = attrs.field(default=RuleOrigin(CAPABILITY, 1), eq=False)
 
 
@@ -79,6 +81,20 @@ class Grants:
         return tuple(each for rule in self.rules for each in rule.recorder_addresses)
 
     @cached_property
+    def open_tags(self) -> frozenset[str]:
+        """Tags of recorders that nobody has put addresses to."""
+        return frozenset(
+            tag for rule in self.rules if not rule.recorder_addresses for tag in rule.recorder_tags
+        )
+
+    def with_recorders(self, recorders: Mapping[str, Sequence[AddressPort]]) -> Grants:
+        """Put addresses to tags where nobody has (spec/streaming.md 5.1).
+
+        :param recorders: by tag, those that have it.
+        """
+        return Grants(tuple(_located(rule, recorders) for rule in self.rules))
+
+    @cached_property
     def fail_open(self) -> bool:
         """Whether what cannot be recorded may run unrecorded."""
         return not any(rule.enforce_recorder for rule in self.rules)
@@ -95,6 +111,13 @@ class Grants:
     def __add__(self, other: Grants) -> Grants:
         """Return the rules of both, ours first."""
         return Grants(self.rules + other.rules)
+
+
+def _located(rule: GrantRule, recorders: Mapping[str, Sequence[AddressPort]]) -> GrantRule:
+    if rule.recorder_addresses or not rule.recorder_tags:
+        return rule
+    found = [each for tag in rule.recorder_tags for each in recorders.get(tag, ())]
+    return attrs.evolve(rule, recorder_addresses=tuple(dict.fromkeys(found)))
 
 
 def read_rules(cap_map: Mapping[str, Any] | None, *, service: bool = False) -> Grants:
@@ -140,6 +163,7 @@ def _rule(value: Any, origin: RuleOrigin) -> GrantRule:
     same key overrides. ``null`` is the empty list or object, and leaves a boolean as it was.
     """
     groups: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     addresses: tuple[AddressPort, ...] = ()
     enforce = events = False
     for key, item in _members(value, "the rule"):
@@ -147,15 +171,15 @@ def _rule(value: Any, origin: RuleOrigin) -> GrantRule:
             case "impersonate":
                 groups = _groups(item, groups)
             case "recorder":
-                # The control server turns these tags into recorderAddrs: only the type counts.
-                _strings(item, key, str)
+                # The control server turns these tags into recorderAddrs, which count.
+                tags = _strings(item, key, str)
             case "recorderaddrs":
                 addresses = _strings(item, key, AddressPort.parse)
             case "enforcerecorder":
                 enforce = _boolean(item, key, enforce)
             case "enableevents":
                 events = _boolean(item, key, events)
-    return GrantRule(groups, addresses, enforce, events, origin)
+    return GrantRule(groups, addresses, enforce, events, tags, origin)
 
 
 def _groups(value: Any, before: tuple[str, ...]) -> tuple[str, ...]:

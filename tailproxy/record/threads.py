@@ -38,8 +38,12 @@ class Threads(Service):
         self._pool = ThreadPool(0, _MOST, "recordings")
 
     def __call__(self, work: Callable[[], _T]) -> Deferred[_T]:
-        """Call a function in a thread; fires with what it returns."""
-        return deferToThreadPool(self._reactor, self._pool, work)
+        """Call a function in a thread; fires with what it returns.
+
+        Recordings that outlive a reload use the reactor's threads for their rest.
+        """
+        pool = self._pool if self.running else self._reactor.getThreadPool()
+        return deferToThreadPool(self._reactor, pool, work)
 
     def startService(self) -> None:
         """Begin."""
