@@ -248,6 +248,13 @@ class TestEnforced:
         assert recording.down(whole[4:] + whole[:2]) == whole
         assert recording.rest() == whole[:2]
 
+    def test_half_a_frame_does_not_stand_in_the_way_of_a_word(self):
+        session = Session()
+        recording = session.begin()
+        assert recording.down(frame(1, b"output")[:4]) == b""
+        session.upload.fail("the recorder has gone")
+        assert b"the recorder has gone" in session.farewell
+
     def test_what_cannot_be_read_ends_the_session(self):
         session = Session()
         recording = session.begin()
