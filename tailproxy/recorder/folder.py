@@ -92,9 +92,9 @@ class Folder:
     def free(self) -> int:
         """Bytes that are left on the disk.
 
-        :raises OSError: the folder has gone.
+        :raises OSError: the folder has gone, or is none.
         """
-        return shutil.disk_usage(self.path).free
+        return shutil.disk_usage(f"{self.path}/").free
 
     def _file(self, identifier: str, kind: str) -> Path:
         if not _ID.fullmatch(identifier):
