@@ -129,6 +129,21 @@ class RecordingError(ApiError):
         self.reason = reason
 
 
+class EventError(ApiError):
+    """No recorder could be told about a request: 403 where one must be.
+
+    :param reason: why, without addresses.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            403,
+            "event-unrecorded",
+            f"a recorder must be told about this request, and cannot be: {reason}; try again,"
+            " and if it stays so, ask the tailnet's administrator to look at the recorder",
+        )
+
+
 class UpstreamError(ApiError):
     """The API server could not be reached or did not answer properly.
 

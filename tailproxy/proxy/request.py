@@ -24,7 +24,7 @@ from tailproxy.wire import http1
 from tailproxy.wire.requestinfo import is_discovery
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Protocol
 
     from twisted.python.failure import Failure
@@ -71,12 +71,23 @@ class Body:
     Until somebody takes it, it holds what has come and stops the client.
     """
 
-    __slots__ = ("_channel", "_chunks", "_ended", "_paused", "_receiver", "_trailers")
+    __slots__ = (
+        "_ahead",
+        "_channel",
+        "_chunks",
+        "_ended",
+        "_paused",
+        "_receiver",
+        "_trailers",
+        "_watcher",
+    )
 
     def __init__(self, channel: HTTPChannel) -> None:
         self._channel = channel
         self._chunks: list[bytes] = []
         self._receiver: BodyReceiver | None = None
+        self._watcher: BodyReceiver | None = None
+        self._ahead = False
         self._ended = False
         self._paused = False
         self._trailers: Sequence[Header] = ()
@@ -92,13 +103,36 @@ class Body:
         elif not self._paused:
             self._channel.resume_reading()
 
+    def watch(self, watcher: BodyReceiver, *, ahead: bool = False) -> None:
+        """Show what is here and everything that comes to somebody who does not take it.
+
+        :param ahead: read on before anybody takes it, until `hold`.
+        """
+        self._watcher = watcher
+        self._ahead = ahead
+        if ahead and not self._ended:
+            self._channel.resume_reading()
+        if self._chunks:
+            watcher.body_data(self._chunks)
+        if self._ended:
+            watcher.body_end(self._trailers)
+
+    def hold(self) -> None:
+        """Read no further until somebody takes it."""
+        self._ahead = False
+        if self._receiver is None and not self._ended:
+            self._channel.pause_reading()
+
     def data(self, chunks: list[bytes]) -> None:
         """The channel has read a part of the body."""
         if self._receiver is not None:
             self._receiver.body_data(chunks)
         else:
             self._chunks += chunks
-            self._channel.pause_reading()
+            if not self._ahead:
+                self._channel.pause_reading()
+        if self._watcher is not None:
+            self._watcher.body_data(chunks)
 
     def end(self, trailers: Sequence[Header]) -> None:
         """The channel has read the end of the body."""
@@ -108,6 +142,8 @@ class Body:
         self._channel.resume_reading()
         if self._receiver is not None:
             self._receiver.body_end(trailers)
+        if self._watcher is not None:
+            self._watcher.body_end(trailers)
 
     def pauseProducing(self) -> None:
         """Stop reading from the client."""
@@ -142,6 +178,7 @@ class Request:
     :ivar gone: whether the client has gone or the answer is complete.
     :ivar forwarded: whether it was let through to the API server.
     :ivar session: what kind of session it is, for the audit trail.
+    :ivar at_end: called when it is over, whatever became of it.
     :ivar exit_code: of the session's command, once that is known.
     :ivar recorded: where it is recorded.
     :ivar reason: why it is refused, or why nothing of it is recorded.
@@ -154,6 +191,7 @@ class Request:
         "_held",
         "_started",
         "_until_close",
+        "at_end",
         "body",
         "caller",
         "complete",
@@ -198,6 +236,7 @@ class Request:
         self.forwarded = False
         self.session: str = head.info.session or ""
         self.exit_code: int | None = None
+        self.at_end: Callable[[], None] | None = None
         self.recorded = ""
         self.status = 0
         self.sent = 0
@@ -410,6 +449,8 @@ class Request:
 
     def _account(self) -> None:
         self.gone = True
+        if self.at_end is not None:
+            self.at_end()
         head = self.head
         upgrade = head.fields.upgrade
         self._channel.site.audit.answered(

@@ -100,7 +100,7 @@ class BodyCopy:
         """What there is of it now. What has yet to pass is known by its length at most."""
         if self._redacted:
             return RecordedBody(length=self._known_length(), redacted=True)
-        digest = self._hash.hexdigest() if self._ended else None
+        digest = self._hash.hexdigest() if self._ended and self._length else None
         return RecordedBody(bytes(self._kept), self._known_length(), digest)
 
     def _known_length(self) -> int | None:
