@@ -12,7 +12,7 @@ import re
 
 import attrs
 
-# Characters of an object that is not complete yet: twenty or so, but for the text of an error.
+# Characters of an object: twenty or so, but for the text of an error.
 _LIMIT = 64 << 10
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
@@ -67,6 +67,8 @@ class AckReader:
                     if not text.startswith("{", at) or len(text) - at > _LIMIT:
                         raise ValueError from error
                     break
+                if end - at > _LIMIT:
+                    raise ValueError
                 found.append(_event(value))
                 self._over = isinstance(found[-1], Refused)
                 at = _space(text, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
+from tailproxy.wire.acks import Acknowledged, AckReader, Ended, Garbled, Refused
 from tailproxy.wire.cast import CastError, CastHeader, CastWriter, read_cast
 from tailproxy.wire.channels import ChannelReader
 from tailproxy.wire.outcome import read_outcome
@@ -85,6 +86,21 @@ def outcome(data: bytes) -> None:
     said = read_outcome(data)
     said.message.encode()
     assert (said.code is None) == (said.kind in {"failure", "protocol-error"})
+
+
+def acks(data: bytes) -> None:
+    """Read a recorder's acknowledgements."""
+    every = range(len(data)) if len(data) < 2048 else range(0, len(data), 7)
+    seen = []
+    for places in ((), (len(data) // 3,), every):
+        reader = AckReader()
+        events = [each for piece in cut(data, *places) for each in reader.receive(piece)]
+        assert size_of(reader) < MAX_STATE
+        events += reader.end()
+        assert all(isinstance(each, Acknowledged) for each in events[:-1])
+        assert isinstance(events[-1], Refused | Ended | Garbled)
+        seen.append(events)
+    assert seen[0] == seen[1] == seen[2]
 
 
 def tarstream(data: bytes) -> None:
@@ -201,6 +217,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         channels,
         sizes,
         outcome,
+        acks,
         tarstream,
         cast,
         remotecommand,

@@ -74,6 +74,7 @@ def test_any_bytes_end_somehow_and_never_raise(chunks):
         b'{"ack":' + b"9" * 5000 + b"}",
         b'{"a":' * 100_000,
         b'{"error":"' + b"x" * (64 << 10),
+        b'{"error":"' + b"x" * (64 << 10) + b'"}',
     ],
 )
 def test_anything_else_is_garbled_at_once(text):
