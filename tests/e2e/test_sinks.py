@@ -26,6 +26,7 @@ def keeper(lab, proxy, folders):
     recording = {
         "Sinks": [{"Folder": str(folders["casts"])}],
         "Spool": {"Folder": str(folders["spool"])},
+        "ResolveTags": True,
     }
     service = lab.start_tailproxy("serve", name="keeper", tailproxy={"Recording": recording})
     yield service
@@ -70,33 +71,59 @@ def test_a_session_is_kept_in_the_folder_where_no_grant_names_a_recorder(
     until(lambda: str(path) in keeper.log.read_text())
 
 
-def test_an_enforced_session_runs_with_the_spool_and_its_recording_arrives_later(
-    lab, keeper, place, folders, tmp_path
-):
+@pytest.fixture
+def listener(lab, place):
+    """A socket that the recorder's node leads to from its port 80."""
     listener = lab.cluster.network.open_socket()
     listener.bind(("127.0.0.1", 0))
     place.serve(80, f"127.0.0.1:{listener.getsockname()[1]}", terminate_tls=False, proxy_protocol=0)
-    four, six = place.addresses
-    rule = {"recorderAddrs": [f"{four}:80", f"[{six}]:80"], "enforceRecorder": True}
-    grant = {"src": ["alice@example.com"], "dst": ["tag:k8s"], "app": {CAPABILITY: [rule]}}
+    yield listener
+    place.serve_nothing()
+    listener.close()
+
+
+@pytest.fixture
+def demand(lab, keeper):
+    """Give alice a rule in the tailnet's policy, and wait until the proxy knows."""
     before = lab.tailnet.policy
-    lab.tailnet.edit_policy(lambda policy: policy["grants"].append(grant))
-    try:
-        address = address_of(lab, "alice")
-        until(lambda: ask(lab, keeper, address, "/.tailproxy/whoami").json["rules"])
-        scene = Scene.of(lab, "alice", tmp_path)
-        assert scene.exec(*ECHO) == b"hello\n"
-        until(lambda: files(folders["spool"]))
-        (path,) = files(folders["spool"])
-        kept = path.read_bytes().splitlines()
-        assert output(kept[1:]) == "hello\n"
-        with Recorder(listener=listener) as recorder:
-            recorder.wait(lambda seen: any(each.whole for each in seen.recordings), 60)
-            (recording,) = recorder.recordings
-            assert bytes(recording.data).splitlines() == kept[1:]
-            assert recording.authority in {f"{four}:80", f"[{six}]:80"}
-            until(lambda: not files(folders["spool"]))
-    finally:
-        lab.tailnet.set_policy(before)
-        place.serve_nothing()
-        listener.close()
+    address = address_of(lab, "alice")
+
+    def rules():
+        return ask(lab, keeper, address, "/.tailproxy/whoami").json["rules"]
+
+    def give(rule):
+        grant = {"src": ["alice@example.com"], "dst": ["tag:k8s"], "app": {CAPABILITY: [rule]}}
+        lab.tailnet.edit_policy(lambda policy: policy["grants"].append(grant))
+        until(rules)
+
+    yield give
+    lab.tailnet.set_policy(before)
+    until(lambda: not rules())
+
+
+def test_a_recorder_is_found_by_its_tag(lab, listener, demand, tmp_path):
+    demand({"recorder": ["tag:recorder"], "enforceRecorder": True})
+    with Recorder(listener=listener) as recorder:
+        assert Scene.of(lab, "alice", tmp_path).exec(*ECHO) == b"hello\n"
+        recorder.wait(lambda seen: any(each.whole for each in seen.recordings))
+        (recording,) = recorder.recordings
+        assert output(bytes(recording.data).splitlines()) == "hello\n"
+
+
+def test_an_enforced_session_runs_with_the_spool_and_its_recording_arrives_later(
+    lab, place, listener, demand, folders, tmp_path
+):
+    four, six = place.addresses
+    addresses = [f"{four}:80", f"[{six}]:80"]
+    demand({"recorderAddrs": addresses, "enforceRecorder": True})
+    assert Scene.of(lab, "alice", tmp_path).exec(*ECHO) == b"hello\n"
+    until(lambda: files(folders["spool"]))
+    (path,) = files(folders["spool"])
+    kept = path.read_bytes().splitlines()
+    assert output(kept[1:]) == "hello\n"
+    with Recorder(listener=listener) as recorder:
+        recorder.wait(lambda seen: any(each.whole for each in seen.recordings), 60)
+        (recording,) = recorder.recordings
+        assert bytes(recording.data).splitlines() == kept[1:]
+        assert recording.authority in addresses
+        until(lambda: not files(folders["spool"]))
