@@ -255,7 +255,7 @@ class Alone(_Role):
 
     def services(self, parts: Parts) -> Sequence[Service]:
         """See `_Role.services`."""
-        return self._certificates, parts.recorder
+        return self._certificates, parts.recorder, parts.events
 
     def checks(self, parts: Parts) -> Sequence[IReadinessCheck]:
         """See `_Role.checks`."""
@@ -373,7 +373,13 @@ class DataPlaneOnly:
         parts = self._parts
         _run(
             self.services,
-            [*parts.tailnet.services, parts.audit, self._certificates, parts.recorder],
+            [
+                *parts.tailnet.services,
+                parts.audit,
+                self._certificates,
+                parts.recorder,
+                parts.events,
+            ],
         )
 
     @property

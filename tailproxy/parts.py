@@ -35,6 +35,7 @@ from tailproxy.proxy.reverse import ReverseProxyResource
 from tailproxy.proxy.site import Limits, Site
 from tailproxy.proxy.upstream import PoolLimits, Upstream
 from tailproxy.proxy.whois import WhoIsResource
+from tailproxy.record.events import RequestEvents
 from tailproxy.record.session import SessionRecorder
 from tailproxy.record.sinks import Sinks
 from tailproxy.record.threads import Threads
@@ -142,6 +143,15 @@ class Parts:
             (ours.tailscaled, ours.recording),
             lambda: _recorder(ours, self.metrics, reactor),
         )
+        self.events: RequestEvents = self._keep(
+            "events",
+            ours.tailscaled,
+            lambda: RequestEvents(
+                reactor,
+                TailscaledDialer(reactor, str(ours.tailscaled.socket)),
+                self.metrics,
+            ),
+        )
         self.plugins = plugin_resources(config, self.upstream, self._keep)
 
     def _keep(self, name: str, of: object, make: Callable[[], Any]) -> Any:
@@ -186,6 +196,7 @@ class Parts:
             ReverseProxyResource(
                 self.upstream,
                 self.recorder,
+                self.events,
                 self._rules(),
                 self.metrics,
                 self.reactor,

@@ -57,6 +57,7 @@ class Forward:
     :ivar session: ``exec``, ``attach``, ``portforward``, ``node-exec`` for what may run a command
         by way of a kubelet, or ``None``.
     :ivar record: whether the session is to be recorded.
+    :ivar report: whether the request is to be reported as an event.
     :ivar enforced: whether it must not go on without that.
     :ivar unrecorded: why nothing of it is recorded although a grant asks for that. The caller
         must log it.
@@ -64,6 +65,7 @@ class Forward:
 
     session: str | None = None
     record: bool = False
+    report: bool = False
     enforced: bool = False
     unrecorded: str | None = None
 
@@ -136,22 +138,19 @@ def _recorded(identity: Identity, session: str | None, rules: Rules) -> Forward 
         if not rules.record or session is None:
             return Forward(session) if session else _FORWARD
     enforced = rules.enforce or not grants.fail_open
+    report = grants.enable_events and bool(grants.recorder_addresses)
     if session == "node-exec":
         if enforced:
             return _unrecordable(identity)
         return Forward(
             session,
+            report=report,
             unrecorded="session recording is asked for and cannot be had through a node's proxy",
         )
-    if grants.enable_events and not grants.fail_open:
-        return _no_events(identity)
-    if session in {"exec", "attach"}:
-        return Forward(session, record=True, enforced=enforced)
-    if grants.enable_events and grants.recorder_addresses:
-        return Forward(
-            session, unrecorded="request events are asked for and not supported by this version"
-        )
-    return Forward(session) if session else _FORWARD
+    record = session in {"exec", "attach"}
+    if not (session or report):
+        return _FORWARD
+    return Forward(session, record, report, enforced=enforced and (record or report))
 
 
 def _impersonation(identity: Identity, request: RequestHead, rules: Rules) -> Refusal | None:
@@ -190,16 +189,6 @@ def _no_recorder(identity: Identity) -> Refusal:
         f"a grant for {identity.user} demands recording (enforceRecorder), and there is no "
         "recorder in it, so every request is refused. Ask the tailnet's administrator to "
         "start a recorder with the tag that the grant names, or to correct the grant.",
-    )
-
-
-def _no_events(identity: Identity) -> Refusal:
-    return Refusal(
-        403,
-        "events-unsupported",
-        f"a grant for {identity.user} demands that every request is recorded (enableEvents "
-        "with enforceRecorder), which this version cannot do, so every request is refused. "
-        "Ask the tailnet's administrator to drop one of the two from the grant.",
     )
 
 

@@ -23,6 +23,7 @@ from tailproxy.policy.identity import Unsendable
 from tailproxy.proxy.hints import Hints
 from tailproxy.proxy.recording import Preparation
 from tailproxy.proxy.relay import RecordedRelay, Relay
+from tailproxy.proxy.reporting import Reporting
 from tailproxy.proxy.watch import events_of
 from tailproxy.wire.http1 import response_end_to_end
 from tailproxy.wire.requestinfo import is_long_running
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tailproxy.interfaces import (
         IExchange,
         IRecording,
+        IRequestEvents,
         ISessionRecorder,
         IStream,
         IUpstream,
@@ -62,6 +64,7 @@ class ReverseProxyResource:
     """Everything that is not tailproxy's own goes to the API server from here.
 
     :param recorder: has sessions recorded.
+    :param events: tells recorders about requests.
     :param rules: mode, and what becomes of a client's own impersonation.
     """
 
@@ -71,12 +74,14 @@ class ReverseProxyResource:
         self,
         upstream: IUpstream,
         recorder: ISessionRecorder,
+        events: IRequestEvents,
         rules: Rules,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
         self.upstream = upstream
         self._recorder = recorder
+        self._events = events
         self.metrics = metrics
         self.clock = clock
         self.hints = Hints(clock) if rules.mode is not Mode.NOAUTH else None
@@ -108,12 +113,23 @@ class ReverseProxyResource:
                 path=head.path,
                 reason=decision.unrecorded,
             )
-        if decision.record and head.upgrade is not None:
+        if decision.report:
+            self._report(request, identity, decision)
+        else:
+            self._go_on(request, identity, decision)
+        return NOT_DONE_YET
+
+    def _report(self, request: Request, identity: Identity, decision: Forward) -> None:
+        go_on = partial(self._go_on, request, identity, decision)
+        enforced = not identity.grants.fail_open
+        Reporting(request, identity, self.metrics, go_on, enforced=enforced).start(self._events)
+
+    def _go_on(self, request: Request, identity: Identity, decision: Forward) -> None:
+        if decision.record and request.head.upgrade is not None:
             send = partial(self._send, request, identity, decision)
             Preparation(request, self.metrics, send).start(self._recorder, identity, decision)
         else:
             self._send(request, identity, decision, None)
-        return NOT_DONE_YET
 
     def _send(
         self,

@@ -266,7 +266,7 @@ class Recording:
         header = session_header(
             node=identity.node,
             node_id=identity.node_id,
-            user_id=0,
+            user_id=identity.user_id,
             login=identity.login or "",
             tags=identity.tags,
             query=self._query,

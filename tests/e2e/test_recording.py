@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -54,12 +57,12 @@ def demand(lab, proxy):
             assert time.monotonic() < deadline, rules()
             time.sleep(0.05)
 
-    def give(recorder: str, *, enforced: bool = True) -> str:
+    def give(recorder: str, *, enforced: bool = True, **more: bool) -> str:
         rule = {"recorderAddrs": [recorder]} if recorder else {}
         grant = {
             "src": ["alice@example.com"],
             "dst": ["tag:k8s"],
-            "app": {CAPABILITY: [{**rule, "enforceRecorder": enforced}]},
+            "app": {CAPABILITY: [{**rule, "enforceRecorder": enforced, **more}]},
         }
         lab.tailnet.edit_policy(lambda policy: policy["grants"].append(grant))
         until(1)
@@ -246,3 +249,78 @@ def test_output_by_way_of_a_node_is_refused(lab, proxy, demand, recorder):
     assert answer.status == 403
     assert re.search(r"cannot be recorded", answer.json["message"])
     assert recorder.recordings == []
+
+
+class EventRecorder(ThreadingHTTPServer):
+    """Takes request events.
+
+    :ivar events: what it took.
+    :ivar status: what it answers to one.
+    """
+
+    def __init__(self, listener) -> None:
+        super().__init__(listener.getsockname(), EventHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_activate()
+        self.events: list[dict] = []
+        self.status = 200
+
+
+class EventHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._answer(200)
+
+    def do_POST(self) -> None:
+        self.server.events.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self._answer(self.server.status)
+
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Not on the test's output."""
+
+
+@pytest.fixture
+def event_recorder(lab, place):
+    listener = lab.cluster.network.open_socket()
+    listener.bind(("127.0.0.1", 0))
+    with EventRecorder(listener) as server:
+        server.address = f"{place.addresses[0]}:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(5)
+
+
+class TestEvents:
+    def test_each_request_is_reported_with_its_body(self, lab, demand, event_recorder):
+        demand(event_recorder.address, enableEvents=True)
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "reported"}}
+        done = lab.kubectl("alice", "create", "-f", "-", stdin=json.dumps(made))
+        assert done.returncode == 0, done.stderr
+        lab.kubectl("alice", "delete", "configmap", "reported")
+        created = [e for e in event_recorder.events if e["request"]["method"] == "POST"]
+        (event,) = created
+        assert event["kubernetes"]["Verb"] == "create"
+        assert event["source"]["nodeUser"] == "alice@example.com"
+        body = json.loads(base64.b64decode(event["request"]["body"]))
+        assert body["metadata"]["name"] == "reported"
+
+    def test_what_is_not_taken_does_not_run(self, lab, proxy, demand, event_recorder):
+        address = demand(event_recorder.address, enableEvents=True)
+        event_recorder.status = 500
+        answer = ask(lab, proxy, address, PODS)
+        assert answer.status == 403
+        assert "must be told" in answer.json["message"]
+
+    def test_beside_a_request_nothing_waits(self, lab, proxy, demand, event_recorder):
+        address = demand(event_recorder.address, enforced=False, enableEvents=True)
+        event_recorder.status = 500
+        assert ask(lab, proxy, address, PODS).status == 200

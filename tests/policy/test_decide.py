@@ -140,9 +140,11 @@ class TestRecording:
         assert isinstance(decision, Forward)
         assert (decision.record, decision.enforced) == (True, True)
 
-    def test_enforced_events_refuse_every_request(self, rules):
-        enforced = {**ENFORCED, "enableEvents": True}
-        assert refusal(ada(enforced), request(), rules).reason == "events-unsupported"
+    def test_enforced_events_are_for_every_request(self, rules):
+        enforced = ada({**ENFORCED, "enableEvents": True})
+        assert decide(enforced, request(), rules) == Forward(report=True, enforced=True)
+        session = decide(enforced, request(b"POST", POD + b"/exec", *SPDY), rules)
+        assert session == Forward("exec", record=True, report=True, enforced=True)
 
     def test_one_rule_enforces_for_all(self, rules):
         identity = ada({"enforceRecorder": True}, RECORDER, groups("dev"))
@@ -199,8 +201,7 @@ class TestRecording:
 
     def test_st_G101_events_without_a_recorder_are_not_reported(self, rules):
         decision = decide(ada({**RECORDER, "enableEvents": True}), request(), rules)
-        assert isinstance(decision, Forward)
-        assert "events" in (decision.unrecorded or "")
+        assert decision == Forward(report=True)
         assert decide(ada({"enableEvents": True}), request(), rules) == Forward()
 
 

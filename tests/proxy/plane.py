@@ -33,7 +33,7 @@ from tailproxy.proxy.site import Limits, Site
 from tailproxy.proxy.tls import ServerTLS
 from tailproxy.proxy.upstream import PoolLimits, Upstream
 from tailproxy.proxy.whois import WhoIsResource
-from tests.proxy.recorder import FakeSessionRecorder
+from tests.proxy.recorder import FakeRequestEvents, FakeSessionRecorder
 from tests.proxy.servers import (
     Access,
     Authority,
@@ -130,10 +130,12 @@ class Plane:
         self.audit = Audit()
         self.resolver = Table()
         self.recorder = FakeSessionRecorder()
+        self.events = FakeRequestEvents()
         self.upstream = Upstream(self.access, self.metrics, reactor, pool)
         proxy = ReverseProxyResource(
             self.upstream,
             self.recorder,
+            self.events,
             Rules(mode, client_impersonation),
             self.metrics,
             clock,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tailproxy.interfaces import (
     IRecordedSession,
     IRecording,
+    IRequestEvents,
     ISessionRecorder,
     RecordedSession,
     ResponseHead,
 )
+
+if TYPE_CHECKING:
+    from tailproxy.policy.identity import Identity
+    from tailproxy.wire.events import RecordedBody
+    from tailproxy.wire.head import RequestHead
 
 
 @implementer(IRecording)
@@ -115,3 +123,34 @@ class FakeSessionRecorder:
             self.recordings.append(FakeRecording())
             waiting.callback(self.recordings[-1])
         return waiting
+
+
+@implementer(IRequestEvents)
+class FakeRequestEvents:
+    """Takes events as the test says.
+
+    :ivar slow: whether an event waits for `answer`.
+    :ivar error: why it takes none, or None.
+    :ivar taken: the bodies of all events.
+    """
+
+    def __init__(self) -> None:
+        self.slow = False
+        self.error: Exception | None = None
+        self.taken: list[RecordedBody] = []
+        self.waiting: list[Deferred[str]] = []
+
+    def report(self, identity: Identity, head: RequestHead, body: RecordedBody) -> Deferred[str]:
+        """See `IRequestEvents.report`."""
+        self.taken.append(body)
+        self.waiting.append(Deferred())
+        if not self.slow:
+            self.answer(self.waiting[-1])
+        return self.waiting[-1]
+
+    def answer(self, waiting: Deferred[str]) -> None:
+        """Take it, or refuse."""
+        if self.error is not None:
+            waiting.errback(self.error)
+        else:
+            waiting.callback("recorder")

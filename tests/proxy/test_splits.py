@@ -28,7 +28,7 @@ from tailproxy.proxy.site import Site
 from tailproxy.proxy.upstream import PoolLimits
 from tailproxy.proxy.whois import WhoIsResource
 from tests.proxy.plane import ADA, Audit, Table
-from tests.proxy.recorder import FakeSessionRecorder
+from tests.proxy.recorder import FakeRequestEvents, FakeSessionRecorder
 
 HOST = b"Host: kube\r\n"
 ID = re.compile(rb"Audit-I[Dd]: [0-9a-f]{32}\r\n")
@@ -120,7 +120,9 @@ class Between:
         metrics = Metrics("test")
         self.audit = Audit()
         self.upstream = Upstream(clock)
-        proxy = ReverseProxyResource(self.upstream, FakeSessionRecorder(), Rules(), metrics, clock)
+        proxy = ReverseProxyResource(
+            self.upstream, FakeSessionRecorder(), FakeRequestEvents(), Rules(), metrics, clock
+        )
         root = WhoIsResource(Table(), proxy, PluginsResource({}))
         site = Site(root, self.audit, metrics, clock, DrainTimes(1, 1))
         self.channel = HTTPChannel(site, Caller(ip_address(ADA), 1), "test")
