@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ class FileCarrier:
         self._now = now
         self._descriptor = -1
         self._torn = False
+        self._writing = threading.Lock()
+        self._closed = False
 
     def carry(self, lines: bytes) -> Deferred[None]:
         """See `Carrier.carry`."""
@@ -67,10 +70,11 @@ class FileCarrier:
         return done
 
     def close(self) -> None:
-        """See `Carrier.close`."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """See `Carrier.close`. A write that hangs closes the file itself, should it ever end."""
+        self._closed = True
+        if self._writing.acquire(blocking=False):
+            self._let_go()
+            self._writing.release()
 
     def write(self, lines: bytes) -> None:
         """Append whole lines, now.
@@ -78,6 +82,19 @@ class FileCarrier:
         :raises CarrierError: not all of them could be written.
         :raises OSError: none of them could.
         """
+        with self._writing:
+            try:
+                self._write(lines)
+            finally:
+                if self._closed:
+                    self._let_go()
+
+    def _let_go(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _write(self, lines: bytes) -> None:
         self._open()
         # What is left of a line that could not be written whole stands alone.
         mending = b"\n" if self._torn else b""
@@ -102,7 +119,7 @@ class FileCarrier:
                 self._torn = False
             status = os.fstat(self._descriptor)
             if not self._is_current(status):
-                self.close()
+                self._let_go()
             elif self._is_due(status):
                 self._rotate(status)
             else:
@@ -132,7 +149,7 @@ class FileCarrier:
                 with suppress(FileNotFoundError):
                     self._numbered(number).replace(self._numbered(number + 1))
             self._path.replace(self._numbered(1))
-        self.close()  # and with it the lock
+        self._let_go()  # and with it of the lock
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")

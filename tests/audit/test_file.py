@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,28 @@ def test_disk_that_fills_up_tears_no_line_and_loses_none(carrier, path, monkeypa
     assert path.read_text() == "one\nt\ntwo\nthree\nfour\n"
 
 
+def test_file_is_not_closed_under_a_write_that_hangs(carrier, path, monkeypatch):
+    real = os.write
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def write(descriptor, data):
+        begun.set()
+        assert goes_on.wait(10)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    writer = threading.Thread(target=carrier.write, args=(b"1\n",))
+    writer.start()
+    assert begun.wait(10)
+    carrier.close()
+    descriptor = carrier._descriptor
+    assert os.fstat(descriptor)
+    goes_on.set()
+    writer.join()
+    assert path.read_text() == "1\n"
+    assert carrier._descriptor == -1
+
+
 def test_folder_that_is_gone_is_an_error(path):
     carrier = carrier_of(path / "nothing" / "audit.log")
     with pytest.raises(OSError, match="No such file"):
@@ -115,6 +138,7 @@ def test_folder_that_is_gone_is_an_error(path):
 
 WRITER = """
 import sys
+import threading
 from pathlib import Path
 from twisted.internet import reactor
 from tailproxy.audit.file import FileCarrier
