@@ -21,7 +21,8 @@ class Recording:
     """One recording of a session.
 
     :ivar id: given by the recorder; begins with the start, so that they sort by it.
-    :ivar session: the session's ID as the proxy has it; empty if it did not say.
+    :ivar session: ID of the request that began it, as audit lines have it; empty if the proxy did
+        not say.
     :ivar start: seconds since 1970.
     :ivar duration: seconds to the last line.
     :ivar user: login name of who had the session; empty for a tagged node.

@@ -144,7 +144,7 @@ def describe(header: Mapping[str, Any], identifier: str, start: float) -> Record
         id=identifier,
         start=float(header.get("timestamp") or start),
         state=RecordingState.LIVE,
-        session=_text(ours, "session"),
+        session=_text(ours, "request"),
         user=_text(header, "srcNodeUser"),
         node=_text(header, "srcNode").removesuffix("."),
         node_id=_text(header, "srcNodeID"),
