@@ -34,7 +34,7 @@ def main() -> None:
         f"-rss_limit_mb={MAX_MEMORY}",
         "-max_len=4096",
         "-print_final_stats=1",
-        f"-artifact_prefix={options.reader}-",
+        f"-artifact_prefix={found or options.reader}-",
         # What is new goes into the first folder.
         *([str(found)] if found is not None else []),
         str(seeds),
