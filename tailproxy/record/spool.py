@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,8 @@ _SUFFIX = ".spool"
 _LOOK_SECONDS = 10.0
 _LONGEST_SECONDS = 300.0
 _BLOCK = 256 << 10
+# Seconds for which the size of the folder need not be counted again.
+_COUNT_SECONDS = 1.0
 # Recordings in a row that nobody takes the whole of, before it is taken for the other side's fault.
 _STRIKES = 3
 
@@ -99,6 +103,9 @@ class SpoolFolder:
         self.path = path
         self._size = size
         self._age = age
+        # How much there was when it was last counted, and when that was.
+        self._held = 0
+        self._counted = float("-inf")
 
     def begin(self, name: str, session: str, addresses: Sequence[AddressPort]) -> SpoolFile:
         """Begin a recording."""
@@ -109,13 +116,16 @@ class SpoolFolder:
         return SpoolFile(self, self.path / name, line)
 
     def reserve(self, more: int) -> None:
-        """See whether there is room.
+        """See whether there is room, and take it.
 
         :raises OSError: there is none.
         """
-        held = sum(entry.stat().st_size for entry in os.scandir(self.path))
-        if held + more > self._size:
+        now = time.monotonic()
+        if now > self._counted + _COUNT_SECONDS or self._held + more > self._size:
+            self._held, self._counted = _size(self.path), now
+        if self._held + more > self._size:
             raise _FullError(f"{self.path} is full: it may hold {self._size} bytes")
+        self._held += more
 
     def oldest(self, now: float, skipped: _Skipped) -> tuple[_Waiting | None, list[str]]:
         """Take what is to be sent next, locked, and delete what is not worth it.
@@ -133,14 +143,25 @@ class SpoolFolder:
                 if now - os.fstat(file).st_mtime > self._age:
                     raise _UselessError(f"nobody took it within {self._age:g} s")
                 found = _read(path, file)
+                if found.addresses not in skipped.addresses:
+                    file = None
+                    return found, deleted
             except _UselessError as error:
                 path.unlink()
                 deleted.append(f"{path}: {error}")
-            else:
-                if found.addresses not in skipped.addresses:
-                    return found, deleted
-            os.close(file)
+            finally:
+                if file is not None:
+                    os.close(file)
         return None, deleted
+
+
+def _size(folder: Path) -> int:
+    """Add up the files of a folder, from which others take some away meanwhile."""
+    total = 0
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):
+            total += entry.stat().st_size
+    return total
 
 
 class SpoolFile(RecordingFile):
