@@ -104,7 +104,10 @@ class ReverseProxyResource:
                 )
             request.refuse(ApiError(decision.code, decision.reason, decision.message))
             return NOT_DONE_YET
+        if decision.session is not None:
+            request.session = decision.session
         if decision.unrecorded is not None:
+            request.reason = decision.unrecorded
             self.metrics.unrecorded.inc()
             log.warn(
                 "{user} may go on unrecorded with {method} {path}: {reason}",

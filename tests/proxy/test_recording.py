@@ -212,3 +212,18 @@ async def test_what_is_not_a_session_is_not_recorded(recorded):
     await server.receives(b"\r\n\r\n")
     assert recorded.recorder.asked == []
     assert isinstance(recorded.recorder, FakeSessionRecorder)
+
+
+async def test_a_command_by_way_of_a_node_goes_on_and_the_audit_trail_says_why(plane):
+    rule = GrantRule(recorder_addresses=(RECORDER,))
+    plane.resolver.known[ADA] = identity(grants=Grants((rule,)))
+    client = await plane.client()
+    client.send(b"POST /api/v1/nodes/n/proxy/run/d/p/c?cmd=id HTTP/1.1\r\nHost: k\r\n\r\n")
+    server = await plane.server.connection()
+    await server.receives(b"\r\n\r\n")
+    server.send(STATUS)
+    await client.receives(b" 404 ")
+    await eventually(lambda: plane.audit.records != [])
+    (record,) = plane.audit.records
+    assert (record.session, record.recorded) == ("node-exec", "")
+    assert "cannot be had through a node's proxy" in record.reason
