@@ -87,7 +87,13 @@ class Place:
         self.metrics = Metrics("0")
         ours = self.config.tailproxy
         self.tailnet = Surroundings(
-            ours.tailscaled, ours.resolver, reactor, self.metrics, watched=True, issues=False
+            ours.tailscaled,
+            ours.resolver,
+            reactor,
+            self.metrics,
+            watched=True,
+            issues=False,
+            tagged=False,
         )
         self.service = recorder_service(self.config, self.tailnet, self.metrics, reactor)
         self.library = Library(reactor, folder)
