@@ -137,6 +137,8 @@ class _Role:
             parts.audit,
             *self.services(parts),
             *recorders,
+            *parts.libraries,
+            *parts.local_pages(),
             self._plane,
             review,
             self.reloader,
@@ -379,6 +381,7 @@ class DataPlaneOnly:
                 self._certificates,
                 parts.recorder,
                 parts.events,
+                *parts.libraries,
             ],
         )
 

@@ -18,6 +18,7 @@ _REASONS = {
     403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
+    409: "Conflict",
     413: "RequestEntityTooLarge",
     429: "TooManyRequests",
     500: "InternalError",

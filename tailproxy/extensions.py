@@ -13,6 +13,7 @@ from tailproxy.interfaces import IResourcePlugin, PluginContext
 from tailproxy.proxy.index import IndexPage
 from tailproxy.proxy.whoami import WhoAmIPlugin
 from tailproxy.schema import ConfigError
+from tailproxy.sessions.plugin import SessionsPlugin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from twisted.web.resource import IResource
 
     from tailproxy.config import Config
-    from tailproxy.interfaces import IUpstream
+    from tailproxy.interfaces import IRecordings, IUpstream
 
     class Keep(Protocol):
         """Gives back what was made before of the same, or makes it."""
@@ -36,11 +37,12 @@ _NAME = re.compile(r"[a-z0-9-]+")
 
 
 def plugin_resources(
-    config: Config, upstream: IUpstream, keep: Keep
+    config: Config, upstream: IUpstream, recordings: IRecordings | None, keep: Keep
 ) -> dict[str, dict[str, IResource]]:
     """The resources of all plugins, by mount and name, and the page that lists those of the tailnet
     listeners under the empty name.
 
+    :param recordings: of the recorder, if there is one: it has pages of its own.
     :raises ConfigError: one of them cannot be used, or the configuration has options for one that
         is not there.
     """
@@ -49,7 +51,8 @@ def plugin_resources(
     names: set[str] = set()
     titles: dict[str, str] = {}
     mode = config.api_server_proxy.mode.value
-    for plugin in (WhoAmIPlugin(), *getPlugins(IResourcePlugin)):
+    ours = (WhoAmIPlugin(),) if recordings is None else (WhoAmIPlugin(), SessionsPlugin())
+    for plugin in (*ours, *getPlugins(IResourcePlugin)):
         if not _NAME.fullmatch(plugin.name):
             raise ConfigError(
                 f"plugin {plugin.name!r}", "its name is not lower-case letters, digits and hyphens"
@@ -57,7 +60,9 @@ def plugin_resources(
         if plugin.name in names:
             raise ConfigError(f"plugin {plugin.name}", "two plugins have this name; remove one")
         names.add(plugin.name)
-        context = PluginContext(options.get(plugin.name, {}), tailproxy.__version__, mode, upstream)
+        context = PluginContext(
+            options.get(plugin.name, {}), tailproxy.__version__, mode, upstream, recordings
+        )
         if plugin.mount not in found:
             raise ConfigError(
                 f"plugin {plugin.name}", f"its mount is {plugin.mount!r}, wanted tailnet or admin"

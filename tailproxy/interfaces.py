@@ -588,8 +588,8 @@ class IRecordings(Interface):
 class IRecordingFollower(Interface):
     """Takes a recording while it is made."""
 
-    def recorded(lines: bytes) -> None:
-        """Whole lines."""
+    def recorded(lines: bytes) -> Deferred[None] | None:
+        """Whole lines. There are no more until the Deferred fires, if there is one."""
 
 
 @attrs.frozen
@@ -597,12 +597,14 @@ class PluginContext:
     """What a plugin's resource may know of the service.
 
     `options` is the plugin's own object from the configuration, `Tailproxy.Plugins.NAME`.
+    `recordings` are those of the recorder in this service, if it has one.
     """
 
     options: Mapping[str, Any]
     version: str
     mode: str
     upstream: IUpstream
+    recordings: IRecordings | None = None
 
 
 class IResourcePlugin(IPlugin):

@@ -6,6 +6,7 @@ parts that there are. So a reload touches nothing that it need not.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -39,6 +40,7 @@ from tailproxy.record.events import RequestEvents
 from tailproxy.record.session import SessionRecorder
 from tailproxy.record.sinks import Sinks
 from tailproxy.record.threads import Threads
+from tailproxy.recorder_parts import library, local_sessions
 from tailproxy.recording_options import OnFailure
 from tailproxy.reload import content
 from tailproxy.surroundings import Surroundings, certificate_source
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prometheus_client import Metric
+    from twisted.application.service import Service
     from twisted.web.resource import IResource
 
     from tailproxy.audit.trail import Trail
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
     from tailproxy.kube.access import ClusterAccess
     from tailproxy.options import Tailproxy
     from tailproxy.proxy.tls import ServerTLS
+    from tailproxy.recorder.library import Library
+    from tailproxy.sessions.service import LocalSessions
     from tailproxy.tailnet.node import Node
 
     #: Address, or None for the node's own; port; and a name where the port is still to be chosen.
@@ -152,7 +157,12 @@ class Parts:
                 self.metrics,
             ),
         )
-        self.plugins = plugin_resources(config, self.upstream, self._keep)
+        self.library: Library | None = self._keep(
+            "library",
+            None if ours.recorder is None else ours.recorder.folder,
+            lambda: library(config, reactor),
+        )
+        self.plugins = plugin_resources(config, self.upstream, self.library, self._keep)
 
     def _keep(self, name: str, of: object, make: Callable[[], Any]) -> Any:
         """What was made before of the same, else what is made now.
@@ -163,6 +173,23 @@ class Parts:
         made = before if before is not None and before[0] == of else (of, make())
         self.made[name] = made
         return made[1]
+
+    @property
+    def libraries(self) -> tuple[Service, ...]:
+        """What looks at recordings, if any are kept here."""
+        return () if self.library is None else (self.library,)
+
+    def local_pages(self) -> tuple[Service, ...]:
+        """Pages on a unix socket, if there is to be one."""
+        recorder = self.config.tailproxy.recorder
+        if recorder is None or self.library is None:
+            return ()
+        pages: LocalSessions | None = self._keep(
+            "local pages",
+            (recorder.socket, self.library),
+            partial(local_sessions, self.config, self.library, self.reactor),
+        )
+        return () if pages is None else (pages,)
 
     @property
     def mode(self) -> Mode:

@@ -39,6 +39,12 @@ class Recorder:
         "Where to listen. If left out: 127.0.0.2:8480 for `serve`, port 80 of the node's"
         " addresses for `tailnet`, 127.0.0.1:80 for `loopback`.",
     )
+    socket: Path | None = option(
+        "Socket",
+        PATH,
+        "A unix socket with pages of the recorded sessions, for root and the service's group. If"
+        " left out, there is none.",
+    )
     keep_days: int | None = option(
         "KeepDays",
         whole(1, 36500),

@@ -22,10 +22,11 @@ from tailproxy.recorder.preface import FirstBytes
 from tailproxy.recorder.service import RecorderService
 from tailproxy.recorder.store import Bounds, Store, Thread
 from tailproxy.recorder.upload import Desk
+from tailproxy.sessions.service import LocalSessions
 
 if TYPE_CHECKING:
     from tailproxy.config import Config
-    from tailproxy.interfaces import IDoor, IIdentityResolver
+    from tailproxy.interfaces import IDoor, IIdentityResolver, IRecordings
     from tailproxy.metrics import Metrics
     from tailproxy.recorder_options import Recorder
     from tailproxy.surroundings import Surroundings
@@ -89,6 +90,14 @@ def library(config: Config, reactor: Any) -> Library | None:
     """The recordings that are kept here, for whoever looks at them; None without a recorder."""
     options = config.tailproxy.recorder
     return None if options is None else Library(reactor, options.folder)
+
+
+def local_sessions(config: Config, recordings: IRecordings, reactor: Any) -> LocalSessions | None:
+    """Their pages on a unix socket; None if none is named."""
+    options = config.tailproxy.recorder
+    if options is None or options.socket is None:
+        return None
+    return LocalSessions(reactor, options.socket, recordings)
 
 
 def _port(options: Recorder, door: IDoor, tailnet: Surroundings, reactor: Any) -> Listener:

@@ -74,6 +74,7 @@ class RecordingQuery:
     `user`, `node`, `namespace`, `pod`, `container` and `session` as they are; `command` and `text`
     anywhere, whatever the case: `text` in any of the words that describe a recording.
 
+    :ivar namespaces: of pods in one of these; None for any, and for none.
     :ivar since: began then or later, in seconds since 1970.
     :ivar until: began before.
     :ivar limit: how many at most.
@@ -88,6 +89,7 @@ class RecordingQuery:
     command: str = ""
     session: str = ""
     text: str = ""
+    namespaces: frozenset[str] | None = None
     state: RecordingState | None = None
     since: float | None = None
     until: float | None = None

@@ -93,6 +93,12 @@ def test_the_wheel_has_every_module_and_nothing_that_is_twisteds(wheel, source):
     found = names(wheel)
     assert {name for name in found if name.endswith(".py")} == modules
     assert "tailproxy/py.typed" in found
+    data = {
+        str(path.relative_to(source))
+        for path in (source / "tailproxy").rglob("*")
+        if path.is_file() and path.suffix != ".py"
+    }
+    assert {name for name in found if name.startswith("tailproxy/")} >= data
     assert {name for name in found if name.startswith("twisted/")} == {
         "twisted/plugins/tailproxy_plugin.py"
     }
@@ -100,6 +106,7 @@ def test_the_wheel_has_every_module_and_nothing_that_is_twisteds(wheel, source):
 
 def test_the_licence_goes_with_it(wheel):
     assert any(name.endswith("/LICENSE") for name in names(wheel))
+    assert "tailproxy/sessions/static/asciinema-player.LICENSE" in names(wheel)
 
 
 def test_the_sdist_makes_the_same_wheel(sdist, wheel, tmp_path):

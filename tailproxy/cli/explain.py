@@ -177,6 +177,13 @@ def _says(rule: GrantRule) -> str:
     said += [f"recorder {address}" for address in rule.recorder_addresses]
     said += ["enforceRecorder"] if rule.enforce_recorder else []
     said += ["enableEvents"] if rule.enable_events else []
+    if rule.sessions is not None:
+        may = rule.sessions.as_json()
+        where = may["namespaces"]
+        said.append(
+            f"recorded sessions: {', '.join(may['sessions'])}"
+            + ("" if where is None else f" in {', '.join(where) or 'no namespace'}")
+        )
     return "; ".join(said) or "nothing that counts here"
 
 

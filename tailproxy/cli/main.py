@@ -15,7 +15,9 @@ _COMMANDS: dict[str, str] = {
     "doctor": "tailproxy.cli.doctor",
     "explain": "tailproxy.cli.explain",
     "kubeconfig": "tailproxy.cli.kubeconfig",
+    "play": "tailproxy.cli.play",
     "rbac": "tailproxy.cli.rbac",
+    "sessions": "tailproxy.cli.sessions",
     "whoami": "tailproxy.cli.whoami",
 }
 

@@ -47,6 +47,15 @@ def echo_rows(rows: Iterable[tuple[str, str]]) -> None:
             click.echo(f"{label if not number else '':{width}}{line}".rstrip())
 
 
+def echo_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print columns, the last of them as long as it is."""
+    known = [[plain(each) for each in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*known, strict=True)]
+    for row in known:
+        cells = (f"{each:{width}}" for each, width in zip(row, widths, strict=True))
+        click.echo("   ".join(cells).rstrip())
+
+
 def plain(text: str) -> str:
     """A text from elsewhere without what a terminal would obey."""
     return "".join("?" if unicodedata.category(each) in _OBEYED else each for each in text)

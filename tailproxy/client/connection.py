@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import ssl
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 _JSON = "application/json"
+_CHUNK = 65536
 
 
 class ConnectionFailed(Exception):  # noqa: N818 - named for what it says
@@ -56,7 +58,91 @@ class Answer:
         return f"status {self.status}"
 
 
-class Connection:
+class Asking:
+    """One connection, by whatever way.
+
+    :param pool: of urllib3, which makes it.
+    :param base: URL that stands in front of each path.
+    :param token: for `ask`; empty if there is none.
+    """
+
+    def __init__(self, pool: Any, base: str, token: str = "") -> None:
+        self._pool = pool
+        self._base = base
+        self._token = token
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give it back."""
+        self._pool.clear()
+
+    def ask(self, path: str, body: Any = None, *, authorized: bool = False) -> Answer:
+        """Send one request and wait for the answer: a GET, or a POST if there is a body.
+
+        :param path: behind the server's URL, with a slash in front.
+        :param body: to be sent as JSON.
+        :param authorized: whether to show the token of the context's user.
+        :raises ConnectionFailed: there is no answer.
+        """
+        headers = {"Accept": _JSON, "User-Agent": f"tailproxy/{tailproxy.__version__}"}
+        if authorized and self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        data = None
+        if body is not None:
+            headers["Content-Type"] = _JSON
+            data = json.dumps(body).encode()
+        begun = time.monotonic()
+        try:
+            answer = self._pool.request(
+                "GET" if data is None else "POST",
+                self._base + path,
+                body=data,
+                headers=headers,
+                redirect=False,
+            )
+        except exceptions.HTTPError as error:
+            raise ConnectionFailed(self.explained(error)) from error
+        seconds = time.monotonic() - begun
+        return Answer(answer.status, _decoded(answer.data), seconds)
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """Send a GET; the lines of its answer as they come, with their ends.
+
+        :raises ConnectionFailed: there is no answer, it is an error, or it breaks off.
+        """
+        headers = {"User-Agent": f"tailproxy/{tailproxy.__version__}"}
+        rest = b""
+        try:
+            answer = self._pool.request(
+                "GET", self._base + path, headers=headers, redirect=False, preload_content=False
+            )
+            if answer.status != HTTPStatus.OK:
+                refused = Answer(answer.status, _decoded(answer.read()), 0)
+                raise ConnectionFailed(refused.message)
+            for data in answer.stream(_CHUNK):
+                *lines, rest = (rest + data).split(b"\n")
+                yield from (line + b"\n" for line in lines)
+        except exceptions.HTTPError as error:
+            raise ConnectionFailed(self.explained(error)) from error
+        if rest:
+            yield rest
+
+    def explained(self, error: exceptions.HTTPError) -> str:
+        """What went wrong, and what to do about it."""
+        raise NotImplementedError
+
+
+class Connection(Asking):
     """Asks the server of a context.
 
     :raises ConnectionFailed: the CA of the context cannot be used.
@@ -78,53 +164,13 @@ class Connection:
         if access.server_name:
             options["server_hostname"] = access.server_name
         self._proxy = access.proxy or _proxy_of_environment(access)
-        self._pool = ProxyManager(self._proxy, **options) if self._proxy else PoolManager(**options)
+        super().__init__(
+            ProxyManager(self._proxy, **options) if self._proxy else PoolManager(**options),
+            access.server,
+            access.token,
+        )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._pool.clear()
-
-    def ask(self, path: str, body: Any = None, *, authorized: bool = False) -> Answer:
-        """Send one request and wait for the answer: a GET, or a POST if there is a body.
-
-        :param path: behind the server's URL, with a slash in front.
-        :param body: to be sent as JSON.
-        :param authorized: whether to show the token of the context's user.
-        :raises ConnectionFailed: there is no answer.
-        """
-        headers = {"Accept": _JSON, "User-Agent": f"tailproxy/{tailproxy.__version__}"}
-        if authorized and self._access.token:
-            headers["Authorization"] = f"Bearer {self._access.token}"
-        data = None
-        if body is not None:
-            headers["Content-Type"] = _JSON
-            data = json.dumps(body).encode()
-        begun = time.monotonic()
-        try:
-            answer = self._pool.request(
-                "GET" if data is None else "POST",
-                self._access.server + path,
-                body=data,
-                headers=headers,
-                redirect=False,
-            )
-        except exceptions.HTTPError as error:
-            raise ConnectionFailed(self._explained(error)) from error
-        seconds = time.monotonic() - begun
-        try:
-            decoded = json.loads(answer.data)
-        except ValueError:
-            decoded = None
-        return Answer(answer.status, decoded, seconds)
-
-    def _explained(self, error: exceptions.HTTPError) -> str:
+    def explained(self, error: exceptions.HTTPError) -> str:
         """What went wrong, and what to do about it."""
         access = self._access
         cause: BaseException = error
@@ -140,7 +186,7 @@ class Connection:
         if through_proxy:
             return (
                 f"cannot reach {access.server} through the HTTP proxy of context "
-                f"{access.context!r}: {_reason(cause)}; see whether the proxy runs and knows the "
+                f"{access.context!r}: {reason(cause)}; see whether the proxy runs and knows the "
                 "tailnet (`tailscale status`)"
             )
         if isinstance(cause, exceptions.NameResolutionError):
@@ -151,7 +197,7 @@ class Connection:
             )
         if isinstance(cause, exceptions.NewConnectionError):
             return (
-                f"cannot connect to {access.server}: {_reason(cause)}; see whether tailscale is up "
+                f"cannot connect to {access.server}: {reason(cause)}; see whether tailscale is up "
                 "here (`tailscale status`) and whether tailproxy runs there"
             )
         if isinstance(cause, exceptions.ConnectTimeoutError):
@@ -161,9 +207,16 @@ class Connection:
                 "and whether a grant of the tailnet lets you reach its port"
             )
         return (
-            f"{access.server} gave no answer: {_reason(cause)}; see whether tailproxy and the "
+            f"{access.server} gave no answer: {reason(cause)}; see whether tailproxy and the "
             "tailscaled in front of it run there (`tailproxy doctor` on its host)"
         )
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
 
 
 def _tls(access: Access) -> ssl.SSLContext:
@@ -188,7 +241,7 @@ def _proxy_of_environment(access: Access) -> str:
     return getproxies().get(access.server.partition(":")[0], "")
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The innermost cause, in the system's words."""
     *_, last = _causes(error)
     if isinstance(last, OSError) and last.strerror:

@@ -40,6 +40,7 @@ def describe(identity: Identity, caller: Caller, *, mode: str, version: str) -> 
                 "recorderAddrs": [str(address) for address in rule.recorder_addresses],
                 "enforceRecorder": rule.enforce_recorder,
                 "enableEvents": rule.enable_events,
+                "tailproxy": None if rule.sessions is None else rule.sessions.as_json(),
                 **_origin(rule.origin),
             }
             for rule in identity.grants.rules

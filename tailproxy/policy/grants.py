@@ -6,7 +6,9 @@ rules unreadable, because nobody can say what that value was meant to restrict.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -18,6 +20,8 @@ CAPABILITY = "tailscale.com/cap/kubernetes"
 LEGACY_CAPABILITY = "https://tailscale.com/cap/kubernetes"
 
 _T = TypeVar("_T")
+# RFC 1123, 2.1, as Kubernetes has it. No patterns: what looks like one would match nothing.
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 
 
 class GrantError(ValueError):
@@ -44,6 +48,37 @@ class RuleOrigin:
         return f"rule {self.number} of {self.capability}{end}"
 
 
+class SessionRight(Enum):
+    """What a caller may do with recorded sessions. Whoever may do one of these may `LIST` too."""
+
+    LIST = "list"
+    PLAY = "play"
+    KILL = "kill"
+
+
+@attrs.frozen
+class SessionGrant:
+    """What one rule lets a caller do with recorded sessions.
+
+    :ivar rights: `LIST` is among them if there is any.
+    :ivar namespaces: whose sessions; ``None`` for those of all, and of none.
+    """
+
+    rights: frozenset[SessionRight]
+    namespaces: frozenset[str] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it is written, everything in it."""
+        return {
+            "sessions": [right.value for right in SessionRight if right in self.rights],
+            "namespaces": None if self.namespaces is None else sorted(self.namespaces),
+        }
+
+    def covers(self, namespace: str) -> bool:
+        """Tell whether it is about sessions in a namespace."""
+        return self.namespaces is None or namespace in self.namespaces
+
+
 @attrs.frozen
 class GrantRule:
     """One rule: what one grant of the tailnet policy says about a caller (dataplane.md 1.6).
@@ -53,6 +88,7 @@ class GrantRule:
     :ivar recorder_tags: the tags of nodes that those addresses were made of, if they were.
     :ivar enforce_recorder: what cannot be recorded must not run.
     :ivar enable_events: every request is to be recorded as an event.
+    :ivar sessions: what the caller may do with recorded sessions; ``None`` for nothing.
     :ivar origin: where it stands; rules that say the same are equal wherever they stand.
     """
 
@@ -61,6 +97,7 @@ class GrantRule:
     enforce_recorder: bool = False
     enable_events: bool = False
     recorder_tags: tuple[str, ...] = ()
+    sessions: SessionGrant | None = None
     origin: RuleOrigin = attrs.field(default=RuleOrigin(CAPABILITY, 1), eq=False)
 
 
@@ -103,6 +140,24 @@ class Grants:
     def enable_events(self) -> bool:
         """Whether every request is to be recorded as an event."""
         return any(rule.enable_events for rule in self.rules)
+
+    def session_rights(self, namespace: str) -> frozenset[SessionRight]:
+        """Return what the caller may do with recorded sessions of a namespace."""
+        granted = (rule.sessions for rule in self.rules)
+        return frozenset().union(
+            *(grant.rights for grant in granted if grant is not None and grant.covers(namespace))
+        )
+
+    @cached_property
+    def session_namespaces(self) -> frozenset[str] | None:
+        """The namespaces whose recorded sessions the caller may see at all; ``None`` for all."""
+        found: set[str] = set()
+        for rule in self.rules:
+            if rule.sessions is not None:
+                if rule.sessions.namespaces is None:
+                    return None
+                found |= rule.sessions.namespaces
+        return frozenset(found)
 
     def origins(self, group: str) -> tuple[RuleOrigin, ...]:
         """Return where the rules stand that give a group."""
@@ -166,6 +221,7 @@ def _rule(value: Any, origin: RuleOrigin) -> GrantRule:
     tags: tuple[str, ...] = ()
     addresses: tuple[AddressPort, ...] = ()
     enforce = events = False
+    sessions: SessionGrant | None = None
     for key, item in _members(value, "the rule"):
         match key.casefold():
             case "impersonate":
@@ -179,7 +235,43 @@ def _rule(value: Any, origin: RuleOrigin) -> GrantRule:
                 enforce = _boolean(item, key, enforce)
             case "enableevents":
                 events = _boolean(item, key, events)
-    return GrantRule(groups, addresses, enforce, events, tags, origin)
+            case "tailproxy":
+                sessions = _own(item)
+    return GrantRule(groups, addresses, enforce, events, tags, sessions, origin)
+
+
+def _own(value: Any) -> SessionGrant | None:
+    """Read the object of our own. Here an unknown key is an error: what a later version takes for
+    a limit must not be passed over.
+    """
+    rights: tuple[SessionRight, ...] = ()
+    namespaces: frozenset[str] | None = None
+    for key, item in _members(value, '"tailproxy"'):
+        match key.casefold():
+            case "sessions":
+                rights = _strings(item, f"tailproxy.{key}", _session_right)
+            case "namespaces":
+                if item is not None:
+                    namespaces = frozenset(_strings(item, f"tailproxy.{key}", _namespace))
+            case _:
+                raise GrantError(f'"tailproxy" has the unknown key "{key}"')
+    if not rights:
+        return None
+    return SessionGrant(frozenset({*rights, SessionRight.LIST}), namespaces)
+
+
+def _session_right(text: str) -> SessionRight:
+    try:
+        return SessionRight(text)
+    except ValueError:
+        known = ", ".join(right.value for right in SessionRight)
+        raise GrantError(f"found {text!r}, wanted {known}") from None
+
+
+def _namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        raise GrantError(f"{text!r} is no name of a namespace")
+    return text
 
 
 def _groups(value: Any, before: tuple[str, ...]) -> tuple[str, ...]:

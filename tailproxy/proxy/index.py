@@ -16,6 +16,7 @@ from twisted.web.resource import Resource
 from twisted.web.template import Element, XMLString, renderElement, renderer, tags
 
 from tailproxy.proxy.whoami import answer_json, describe_caller
+from tailproxy.wire.http1 import wants_html
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,28 +70,12 @@ class IndexPage(Resource):
         """Describe the caller and the service."""
         request.setHeader(b"vary", b"accept")
         found = {**describe_caller(request, self._mode, self._version), "plugins": self._plugins}
-        if not _wants_html(request.getHeader("accept") or ""):
+        if not wants_html(request.getHeader("accept") or ""):
             return answer_json(request, found)
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         host = request.getRequestHostname().decode("ascii", "replace")
         return renderElement(request, _Page(host, found))
-
-
-def _wants_html(accept: str) -> bool:
-    """Whether a client asks for HTML by name, as browsers do, without refusing it (RFC 9110,
-    12.5.1).
-    """
-    for each in accept.lower().split(","):
-        media, *parameters = (part.strip() for part in each.split(";"))
-        if media == "text/html":
-            return not any(_is_zero(parameter) for parameter in parameters)
-    return False
-
-
-def _is_zero(parameter: str) -> bool:
-    name, _, value = parameter.partition("=")
-    return name.strip() == "q" and not value.strip().strip("0.")
 
 
 class _Page(Element):

@@ -161,6 +161,9 @@ def _condition(query: RecordingQuery) -> tuple[str, list[Any]]:
         if getattr(query, name):
             terms.append(f"{name} = ?")
             values.append(getattr(query, name))
+    if query.namespaces is not None:
+        terms.append(f"namespace IN ({', '.join('?' * len(query.namespaces))})")
+        values += query.namespaces
     if query.command:
         terms.append("instr(lower(command), lower(?))")
         values.append(query.command)

@@ -92,8 +92,9 @@ class Library(Service):
             data = await self.read(recording, offset)
             offset += len(data)
             lines, end, rest = (rest + data).rpartition(b"\n")
-            if lines:
-                follower.recorded(lines + end)
+            waiting = follower.recorded(lines + end) if lines else None
+            if waiting is not None:
+                await waiting
             if data:
                 continue
             if known is None or known.state is not RecordingState.LIVE:

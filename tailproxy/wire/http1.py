@@ -126,3 +126,21 @@ def _end_to_end(headers: Headers, keys: list[bytes]) -> list[Header]:
 def tokens(value: bytes) -> set[bytes]:
     """Take a list of words apart, in lower case (RFC 9110, 5.6.1)."""
     return {token.strip() for token in value.lower().split(b",")}
+
+
+def wants_html(accept: str) -> bool:
+    """Tell whether a client asks for HTML by name, as browsers do, without refusing it (RFC 9110,
+    12.5.1).
+
+    :param accept: value of its ``Accept`` header.
+    """
+    for each in accept.lower().split(","):
+        media, *parameters = (part.strip() for part in each.split(";"))
+        if media == "text/html":
+            return not any(_is_zero(parameter) for parameter in parameters)
+    return False
+
+
+def _is_zero(parameter: str) -> bool:
+    name, _, value = parameter.partition("=")
+    return name.strip() == "q" and not value.strip().strip("0.")

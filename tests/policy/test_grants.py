@@ -15,6 +15,7 @@ from tailproxy.policy.grants import (
     GrantError,
     GrantRule,
     Grants,
+    SessionRight,
     read_rules,
 )
 from tailproxy.wire.addresses import AddressPort
@@ -236,3 +237,76 @@ def test_rules_that_say_the_same_are_equal_wherever_they_stand():
     first, second = rules(groups("a"), groups("a")).rules
     assert first.origin != second.origin
     assert first == second
+
+
+def own(**value):
+    return rules({"tailproxy": value})
+
+
+def rights(grants, namespace):
+    return {right.value for right in grants.session_rights(namespace)}
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (["list"], {"list"}),
+        (["play"], {"list", "play"}),
+        (["kill"], {"list", "kill"}),
+        (["play", "kill"], {"list", "play", "kill"}),
+        ([], set()),
+        (None, set()),
+    ],
+)
+def test_recorded_sessions_are_seen_as_granted(written, expected):
+    assert rights(own(sessions=written), "shop") == expected
+
+
+def test_nothing_of_recorded_sessions_is_seen_without_a_grant():
+    grants = rules(groups("dev"), {"tailproxy": None}, {"tailproxy": {}})
+    assert rights(grants, "shop") == set()
+    assert grants.session_namespaces == frozenset()
+
+
+def test_namespaces_narrow_the_rule_that_has_them():
+    grants = rules(
+        {"tailproxy": {"sessions": ["play"], "namespaces": ["shop"]}},
+        {"tailproxy": {"Sessions": ["kill"], "Namespaces": ["shop", "bank"]}},
+    )
+    assert rights(grants, "shop") == {"list", "play", "kill"}
+    assert rights(grants, "bank") == {"list", "kill"}
+    assert rights(grants, "other") == rights(grants, "") == set()
+    assert grants.session_namespaces == {"shop", "bank"}
+    assert (grants + own(sessions=["list"])).session_namespaces is None
+    assert own(sessions=["list"], namespaces=[]).session_namespaces == frozenset()
+
+
+def test_the_older_name_grants_no_sessions():
+    grants = read_rules({LEGACY_CAPABILITY: [{"tailproxy": {"sessions": ["play"]}}]})
+    assert rights(grants, "shop") == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], '"tailproxy" is a list instead of an object'),
+        ({"session": ["play"]}, '"tailproxy" has the unknown key "session"'),
+        ({"sessions": "play"}, '"tailproxy.sessions" is a string instead of a list of strings'),
+        ({"sessions": ["watch"]}, "found 'watch', wanted list, play, kill"),
+        ({"sessions": ["PLAY"]}, "found 'PLAY', wanted list, play, kill"),
+        ({"sessions": ["play"], "namespaces": "shop"}, '"tailproxy.namespaces" is a string'),
+        ({"sessions": ["play"], "namespaces": ["shop-*"]}, "'shop-*' is no name of a namespace"),
+        ({"sessions": ["play"], "namespaces": [""]}, "'' is no name of a namespace"),
+    ],
+)
+def test_own_object_that_cannot_be_read_refuses(value, message):
+    with pytest.raises(GrantError) as raised:
+        rules(groups("dev"), {"tailproxy": value})
+    assert message in str(raised.value)
+    assert "rule 2" in str(raised.value)
+
+
+def test_rights_are_those_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "grants.md").read_text()
+    for right in SessionRight:
+        assert f"| `{right.value}` |" in text

@@ -331,6 +331,7 @@ async def test_whoami_describes_the_caller(plane):
                 "recorderAddrs": [],
                 "enforceRecorder": False,
                 "enableEvents": False,
+                "tailproxy": None,
                 **ORIGIN,
             }
         ],
