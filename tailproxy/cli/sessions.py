@@ -163,7 +163,7 @@ def _rows(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Terminal", size
     yield "Recorded", f"{item['size']} bytes, by {item['proxy'] or 'an unknown proxy'}"
     if item["session"]:
-        yield "Session", item["session"]
+        yield "Request", item["session"]
 
 
 def _state(item: Mapping[str, Any]) -> str:

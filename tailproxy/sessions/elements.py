@@ -240,5 +240,5 @@ def _facts(recording: Recording) -> Iterator[tuple[str, str]]:
     yield "Exit code", "" if code is None else str(code)
     yield "Terminal", f"{recording.width}x{recording.height}" if recording.width else "none"
     yield "Recorded by", recording.proxy
-    yield "Session", recording.session
+    yield "Request", recording.session
     yield "ID", recording.id

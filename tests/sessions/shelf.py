@@ -34,7 +34,7 @@ HEADER = {
         "Container": "app",
         "SessionType": "exec",
     },
-    "tailproxy": {"session": "a1b2"},
+    "tailproxy": {"request": "a1b2"},
 }
 EVENTS = ([0.5, "o", "one\r\n"], [1.5, "o", "two\r\n"])
 
