@@ -1,15 +1,17 @@
-"""What the audit trail knows of sessions that are not recorded: how commands ended, and which
-ports of pods were forwarded. Nothing of what passes is kept, and nothing is held up.
+"""What the audit trail knows of sessions that are not recorded: how commands ended, which ports of
+pods were forwarded, and which files were copied. Nothing of what passes is kept or held up.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from tailproxy.interfaces import IRecording
+from tailproxy.record.archive import Archive
 from tailproxy.wire.session import forward_tap, tap
 from tailproxy.wire.sessionevents import Forwarded, Forwarding, Outcome, Unreadable
 
@@ -32,6 +34,17 @@ def chosen_protocol(head: ResponseHead) -> tuple[str, str]:
     return protocol, inside
 
 
+def query_of(session: RecordedSession) -> dict[str, list[str]]:
+    """The options of a session's request: all values by name, decoded."""
+    target = session.head.target.decode("latin-1")
+    return parse_qs(urlsplit(target).query, keep_blank_values=True)
+
+
+def goes_up(archive: Archive | None) -> bool:
+    """Whether the client sends an archive, so that its input must be read."""
+    return archive is not None and archive.direction == "to"
+
+
 @implementer(IRecording)
 class Observation:
     """One session that is not recorded.
@@ -49,6 +62,7 @@ class Observation:
         self._clock = clock
         self._tap: SessionTap | None = None
         self._since: dict[tuple[int, str], float] = {}
+        self._archive = Archive.of(observed, query_of(observed).get("command", ()))
 
     def begin(self, head: ResponseHead, session: IRecordedSession) -> None:
         """See `IRecording.begin`."""
@@ -56,7 +70,7 @@ class Observation:
         if self._observed.kind == "portforward":
             self._tap = forward_tap(protocol, inside)
         else:
-            self._tap = tap(protocol, inside, terminal=False)
+            self._tap = tap(protocol, inside, terminal=False, with_input=goes_up(self._archive))
 
     def abandon(self) -> None:
         """See `IRecording.abandon`."""
@@ -81,9 +95,13 @@ class Observation:
         if self._tap is not None:
             self._see(self._tap.end())
             self._tap = None
+        if self._archive is not None:
+            self._archive.end()
 
     def _see(self, events: Sequence[Event]) -> None:
         for event in events:
+            if self._archive is not None:
+                self._archive.see(event)
             match event:
                 case Outcome():
                     self.exit_code = event.code

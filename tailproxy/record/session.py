@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import attrs
 from twisted.application.service import MultiService, Service
@@ -20,7 +19,8 @@ from zope.interface import implementer
 
 from tailproxy.errors import ApiError, RecordingError
 from tailproxy.interfaces import IRecording, ISessionRecorder, IUploadWatcher, SinkError
-from tailproxy.record.observation import Observation, chosen_protocol
+from tailproxy.record.archive import Archive
+from tailproxy.record.observation import Observation, chosen_protocol, goes_up, query_of
 from tailproxy.wire.cast import HEADER_SECONDS, CastHeader, CastWriter, session_header
 from tailproxy.wire.requestinfo import boolean
 from tailproxy.wire.session import FrameHolder, tap
@@ -152,9 +152,8 @@ class Recording:
         self._recorder = recorder
         self._wanted = wanted
         self._clock = recorder.clock
-        self._query = parse_qs(
-            urlsplit(wanted.head.target.decode("latin-1")).query, keep_blank_values=True
-        )
+        self._query = query_of(wanted)
+        self._archive = Archive.of(wanted, self._query.get("command", ()))
         self._terminal = boolean(self._query.get("tty", ()))
         self._protocol = ""
         self._tap: SessionTap | None = None
@@ -182,7 +181,7 @@ class Recording:
         """See `IRecording.begin`."""
         self._session = session
         self._protocol, inside = chosen_protocol(head)
-        self._tap = tap(self._protocol, inside, self._terminal)
+        self._tap = tap(self._protocol, inside, self._terminal, with_input=goes_up(self._archive))
         self._cast = CastWriter(self._header(), self._terminal)
         self._write(self._cast.begin())
         if self._cast.waiting:
@@ -222,6 +221,8 @@ class Recording:
 
     def _see(self, events: Sequence[Event]) -> None:
         for event in events:
+            if self._archive is not None:
+                self._archive.see(event)
             match event:
                 case Output():
                     self._write(self._cast.output(self._seconds(), event.stream, event.data))
@@ -242,6 +243,8 @@ class Recording:
             return
         if self._tap is not None:
             self._see(self._tap.end())
+        if self._archive is not None:
+            self._archive.end()
         self._over = True
         self._stop_timers()
         if self._moving is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
 
 import pytest
@@ -49,3 +51,17 @@ def test_the_exit_code_is_in_the_audit_line(proxy, scene, before):
     (line,) = lines(proxy, before, "exit_code")
     assert line["exit_code"] == 7
     assert line["recorded"] == ""
+
+
+@pytest.mark.node
+def test_a_copy_is_a_line_for_each_file(proxy, scene, before, tmp_path):
+    file = tmp_path / "data.bin"
+    file.write_bytes(os.urandom(100_000))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    scene.kubectl.output("cp", str(file), f"{scene.pod}:/tmp/data.bin")
+    scene.kubectl.output("cp", f"{scene.pod}:/tmp/data.bin", str(tmp_path / "back"))
+    found = lines(proxy, before, "sha256", 2)
+    assert [(line["direction"], line["size"], line["sha256"]) for line in found] == [
+        ("to", 100_000, digest),
+        ("from", 100_000, digest),
+    ]
