@@ -61,7 +61,7 @@ class Surroundings:
         *,
         watched: bool,
         issues: bool,
-        tagged: bool,
+        tagged: bool = False,
     ) -> None:
         self.services: list[Service] = []
         self.checks: list[IReadinessCheck] = []
