@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -219,6 +220,36 @@ class TestMidSession:
         recorder.wait(lambda _: second.whole)
         assert "line 5" in shown(second)
         assert second.lines[1][1] == "m"
+
+
+#: What a recorder does once it has the header and a few lines.
+TROUBLES = ["error", "end", "reset", "goaway", "garbage", "cut"]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+class TestTrouble:
+    def test_an_enforced_session_ends_with_a_word(self, demand, recorder, scene, trouble):
+        recorder.manners = Manners(trouble=trouble, after=1500)
+        demand(recorder.address)
+        with scene.kubectl.running("exec", "-i", scene.pod, "--", "cat") as session:
+            started = time.monotonic()
+            for number in range(200):
+                with suppress(BrokenPipeError):
+                    session.write(b"line %d\n" % number)
+                time.sleep(0.01)
+                if session.process.poll() is not None:
+                    break
+            assert session.process.wait(10) != 0
+            assert time.monotonic() - started < 10
+            assert b"must be recorded" in session.errors()
+
+    def test_another_one_is_untouched(self, demand, recorder, scene, trouble):
+        recorder.manners = Manners(trouble=trouble, after=1500)
+        demand(recorder.address, enforced=False)
+        with scene.kubectl.running("exec", "-i", scene.pod, "--", "cat") as session:
+            for number in range(150):
+                session.write(b"line %d\n" % number)
+                session.until(rb"^line %d\n" % number)
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
