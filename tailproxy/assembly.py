@@ -199,8 +199,8 @@ class _Role:
             self._recorder.adopt(admission(options, self.parts.tailnet.resolver), bounds(options))
         if fixed(options) != fixed(was):
             self._log.warn(
-                "Folder, Kind and Address of Tailproxy.Recorder in the configuration: no effect"
-                " before a restart"
+                "Folder, Kind, Address and Encrypt of Tailproxy.Recorder in the configuration: no"
+                " effect before a restart"
             )
 
     # What differs from role to role:

@@ -565,14 +565,15 @@ class IRecordings(Interface):
         """One of them by its ID; None if there is none."""
 
     def read(recording: str, offset: int) -> Deferred[bytes]:
-        """A piece of it from there on; of one that is live, of the lines that it has by now.
+        """A piece of it from there on; of one that is live, of the lines that it has by now; of one
+        that is encrypted, as it is.
 
         :returns: nothing at its end, or if there is no such recording.
         """
 
     def follow(recording: str, offset: int, follower: IRecordingFollower) -> Deferred[None]:
-        """Hand over its lines from there on, as they come. Fires behind its end; cancelling it
-        ends it too.
+        """Hand over its lines from there on, as they come; none of one that is encrypted. Fires
+        behind its end; cancelling it ends it too.
 
         :param offset: where a line begins.
         """

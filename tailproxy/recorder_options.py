@@ -45,6 +45,13 @@ class Recorder:
         "A unix socket with pages of the recorded sessions, for root and the service's group. If"
         " left out, there is none.",
     )
+    encrypt: tuple[str, ...] = option(
+        "Encrypt",
+        Many(TEXT),
+        "Public keys of age (`age1…`): recordings are encrypted for them when they have ended. It"
+        " takes the extra `age`.",
+        default=(),
+    )
     keep_days: int | None = option(
         "KeepDays",
         whole(1, 36500),

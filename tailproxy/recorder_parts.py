@@ -19,9 +19,11 @@ from tailproxy.recorder.http1 import RecorderResource
 from tailproxy.recorder.intake import Admission, Intake
 from tailproxy.recorder.library import Library
 from tailproxy.recorder.preface import FirstBytes
+from tailproxy.recorder.seal import Seal, SealError
 from tailproxy.recorder.service import RecorderService
 from tailproxy.recorder.store import Bounds, Store, Thread
 from tailproxy.recorder.upload import Desk
+from tailproxy.schema import ConfigError
 from tailproxy.sessions.service import LocalSessions
 
 if TYPE_CHECKING:
@@ -42,12 +44,17 @@ def recorder_service(
     """The recorder that a configuration asks for; None if it asks for none. Nothing is opened yet.
 
     :param tailnet: says who sends, and which addresses the node has.
+    :raises ConfigError: recordings cannot be encrypted as it says.
     """
     ours = config.tailproxy
     options = ours.recorder
     if options is None:
         return None
-    desk = Desk(Store(options.folder), Thread(reactor, LABEL), metrics, reactor, time.time)
+    try:
+        seal = Seal(options.encrypt) if options.encrypt else None
+    except SealError as error:
+        raise ConfigError("Tailproxy.Recorder.Encrypt", str(error)) from error
+    desk = Desk(Store(options.folder, seal), Thread(reactor, LABEL), metrics, reactor, time.time)
     events = Events(options.folder / _EVENTS)
     intake = Intake(desk, events, admission(options, tailnet.resolver))
     limits = Limits(ours.limits.header_bytes, ours.limits.header_seconds, ours.limits.idle_seconds)
@@ -83,7 +90,11 @@ def bounds(options: Recorder) -> Bounds:
 
 def fixed(options: Recorder | None) -> object:
     """What cannot be changed while it runs: equal if it is the same."""
-    return None if options is None else (options.folder, options.kind, options.endpoint)
+    return (
+        None
+        if options is None
+        else (options.folder, options.kind, options.endpoint, options.encrypt)
+    )
 
 
 def library(config: Config, reactor: Any) -> Library | None:

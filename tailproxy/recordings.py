@@ -33,7 +33,7 @@ class Recording:
     :ivar container: empty if none was named.
     :ivar command: its words joined by blanks.
     :ivar kind: `exec` or `attach`.
-    :ivar size: bytes of whole lines that are kept.
+    :ivar size: bytes that are kept: of whole lines, or of what they are encrypted to.
     :ivar width: of the terminal at first, in columns; 0 without one.
     :ivar height: the same in rows.
     :ivar exit_code: of the command; None if nobody said.

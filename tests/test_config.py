@@ -141,6 +141,17 @@ def test_an_error_names_the_place_and_both_sides(text, key, line, column, parts)
 
 # Text of the object, key path, and parts of the message.
 OURS_REFUSED = {
+    "recorder-for-nobody": ('{"Recorder":{}}', "Tailproxy.Recorder", ["at least one"]),
+    "recorder-where-others-come-in": (
+        '{"Recorder":{"From":["tag:k8s"],"Address":"127.0.0.1:80"}}',
+        "Tailproxy.Recorder.Address",
+        ["127.0.0.2"],
+    ),
+    "recorder-on-a-listener": (
+        '{"Recorder":{"From":["tag:k8s"],"Address":"127.0.0.2:8443"}}',
+        "Tailproxy.Recorder.Address",
+        ["no listener has"],
+    ),
     "unknown-key": ('{"Replicas":{}}', "Tailproxy.Replicas", ["unknown key"]),
     "nearest-key": ('{"Listners":[]}', "Tailproxy.Listners", ["did you mean Listeners?"]),
     "no-near-key": (
@@ -491,6 +502,9 @@ class TestJSONSchema:
     BEYOND = frozenset(
         (
             "files-without-chain",
+            "recorder-for-nobody",
+            "recorder-on-a-listener",
+            "recorder-where-others-come-in",
             "identities-of-one-address",
             "identities-without-static",
             "identity-of-nobody",

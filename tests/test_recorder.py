@@ -83,7 +83,7 @@ async def test_it_runs_beside_the_proxy(start, api, tmp_path, workers):
 
     configure(From=["tag:other"], Folder=str(tmp_path / "elsewhere"))
     daemon.signal(signal.SIGHUP)
-    await daemon.says("Folder, Kind and Address of Tailproxy.Recorder .* before a restart")
+    await daemon.says("Folder, Kind, Address and Encrypt of Tailproxy.Recorder .* before a restart")
     daemon.signal(signal.SIGTERM)
     assert other.transport.connected
     other.send(stream, event(1, "the end\r\n"), end=True)

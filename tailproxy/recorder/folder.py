@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tailproxy.recorder.seal import Seal
+
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{16}")
-_CAST, _PART, _KNOWN = ".cast", ".cast.part", ".json"
+_CAST, _PART, _SEALED, _KNOWN = ".cast", ".cast.part", ".cast.age", ".json"
 #: What one read gives at most.
 PIECE_BYTES = 256 * 1024
 
@@ -77,10 +79,12 @@ class Folder:
     """All recordings.
 
     :param path: of the folder; made if it is not there.
+    :param seal: encrypts what is finished; None to leave it as it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seal: Seal | None = None) -> None:
         self.path = path
+        self._seal = seal
 
     def prepare(self) -> None:
         """Make the folder, for our eyes only.
@@ -130,9 +134,22 @@ class Folder:
         return self._finish(attrs.evolve(part.recording, state=state, detail=detail))
 
     def _finish(self, recording: Recording) -> Recording:
+        if self._seal is not None:
+            return self._sealed(recording, self._seal)
         self._note(recording)
         self._file(recording.id, _PART).rename(self._file(recording.id, _CAST))
         _settle(self._file(recording.id, _CAST).parent)
+        return recording
+
+    def _sealed(self, recording: Recording, seal: Seal) -> Recording:
+        part, sealed = self._file(recording.id, _PART), self._file(recording.id, _SEALED)
+        fresh = sealed.with_suffix(".new")
+        seal.encrypt(part, fresh)
+        recording = attrs.evolve(recording, encrypted=True, size=fresh.stat().st_size)
+        self._note(recording)
+        fresh.rename(sealed)
+        _settle(sealed.parent)
+        part.unlink()
         return recording
 
     def _note(self, recording: Recording) -> None:
@@ -163,7 +180,9 @@ class Folder:
             with path.open("r+b") as file:
                 while data := file.read(PIECE_BYTES):
                     size += len(lines.feed(data))
-                if known.state is not RecordingState.LIVE and known.size == size:
+                if known.state is not RecordingState.LIVE and (
+                    known.encrypted or known.size == size
+                ):
                     pass  # all was said but for the file's name
                 elif lines.header is None:
                     path.unlink()
@@ -218,24 +237,28 @@ class Folder:
 
     def all(self) -> Iterator[Recording]:
         """What is known of each."""
-        for path in sorted([*self.path.glob(f"*/*{_CAST}"), *self.path.glob(f"*/*{_PART}")]):
+        kinds = (_CAST, _PART, _SEALED)
+        for path in sorted(path for kind in kinds for path in self.path.glob(f"*/*{kind}")):
             known = self.known(path.name.partition(".")[0])
             if known is not None:
                 yield known
 
-    def read(self, identifier: str, offset: int) -> bytes:
+    def read(self, identifier: str, offset: int, *, encrypted: bool = False) -> bytes:
         """A piece of one from there on; nothing at its end, or if there is none.
 
         Of one that is live: whole lines.
+
+        :param encrypted: whether to read those that are encrypted, and no others.
         """
-        for kind in (_CAST, _PART, _CAST):  # it may be finished between two looks
+        # It may be finished between two looks.
+        for kind in (_SEALED,) if encrypted else (_CAST, _PART, _CAST):
             try:
                 with self._file(identifier, kind).open("rb") as file:
                     file.seek(offset)
                     data = file.read(PIECE_BYTES)
             except FileNotFoundError:
                 continue
-            return data if kind == _CAST or len(data) == PIECE_BYTES else _whole(data)
+            return data if kind != _PART or len(data) == PIECE_BYTES else _whole(data)
         return b""
 
     def delete(self, identifier: str) -> None:
@@ -245,6 +268,7 @@ class Folder:
         """
         path = self._file(identifier, _CAST)
         path.unlink(missing_ok=True)
+        path.with_name(f"{identifier}{_SEALED}").unlink(missing_ok=True)
         path.with_name(f"{identifier}{_KNOWN}").unlink(missing_ok=True)
         with suppress(OSError):  # others are there
             path.parent.rmdir()

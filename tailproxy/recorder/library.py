@@ -78,7 +78,12 @@ class Library(Service):
 
     def read(self, recording: str, offset: int) -> Deferred[bytes]:
         """See `IRecordings.read`."""
-        return self._thread.run(self._folder.read, recording, offset)
+        return self._thread.run(self._read, recording, offset)
+
+    def _read(self, recording: str, offset: int) -> bytes:
+        known = self._find(recording)
+        encrypted = known is not None and known.encrypted
+        return self._folder.read(recording, offset, encrypted=encrypted)
 
     def follow(self, recording: str, offset: int, follower: IRecordingFollower) -> Deferred[None]:
         """See `IRecordings.follow`."""
@@ -89,7 +94,7 @@ class Library(Service):
         while True:
             # In this order: what is written between the two is read the next time.
             known = await self.find(recording)
-            data = await self.read(recording, offset)
+            data = await self._thread.run(self._folder.read, recording, offset)
             offset += len(data)
             lines, end, rest = (rest + data).rpartition(b"\n")
             waiting = follower.recorded(lines + end) if lines else None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from tailproxy.recorder.folder import Part
+    from tailproxy.recorder.seal import Seal
     from tailproxy.recordings import Recording, RecordingState
 
 _T = TypeVar("_T")
@@ -85,12 +86,13 @@ class Store:
     """All that is kept. Every method is for the one thread.
 
     :param path: of the folder.
+    :param seal: encrypts what is finished; None to leave it as it is.
     """
 
     _log = Logger()
 
-    def __init__(self, path: Path) -> None:
-        self.folder = Folder(path)
+    def __init__(self, path: Path, seal: Seal | None = None) -> None:
+        self.folder = Folder(path, seal)
         self._path = path / INDEX
         self._index: Index | None = None
         self._open: dict[str, Part] = {}

@@ -14,6 +14,7 @@ from tests.docs.pages import SOURCES, ini, lines, quoted, rows, tree
     ("section", "key", "heading"),
     [
         ("options", "install_requires", "## The service"),
+        ("options.extras_require", "age", "## Encryption at rest (extra `age`)"),
         ("options.extras_require", "s3", "## Buckets (extra `s3`)"),
         ("options.extras_require", "test", "## Tests (extra `test`)"),
         ("options.extras_require", "lint", "## Checks (extra `lint`)"),
@@ -51,6 +52,7 @@ def test_every_import_is_declared():
         )
     } - set(sys.stdlib_module_names)
     config = ini("setup.cfg")
-    wanted = [config["options"]["install_requires"], config["options.extras_require"]["s3"]]
+    extras = config["options.extras_require"]
+    wanted = [config["options"]["install_requires"], extras["s3"], extras["age"]]
     declared = {line.split(" ")[0] for text in wanted for line in lines(text)}
     assert {given.get(name, name) for name in imported - {"tailproxy"}} <= declared

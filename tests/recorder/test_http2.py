@@ -11,8 +11,9 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 
 from tailproxy.recordings import RecordingQuery, RecordingState
+from tailproxy.schema import ConfigError
 from tests.proxy.servers import eventually
-from tests.recorder.place import LAPTOP, STRANGER, event, header
+from tests.recorder.place import LAPTOP, STRANGER, Place, event, header
 
 CAST = header() + event(0.5, "hello\r\n") + event(1.25, "bye\r\n")
 
@@ -277,6 +278,13 @@ async def test_what_is_no_http2_is_closed(place):
     client = await place.wire()
     client.transport.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(64))
     await client.until(lambda: client.lost)
+
+
+def test_a_key_that_is_none_is_a_wrong_configuration(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"Tailproxy\.Recorder\.Encrypt: 'age1x' is no public key"
+    ):
+        Place(tmp_path, Encrypt=["age1x"])
 
 
 @run

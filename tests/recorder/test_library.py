@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyrage
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
@@ -82,6 +83,25 @@ async def test_following_can_be_given_up(place):
         pass
     else:
         raise AssertionError("it went on")
+    client.transport.loseConnection()
+
+
+@run
+async def test_one_that_is_encrypted_is_read_as_it_is_and_not_followed(make_place):
+    key = pyrage.x25519.Identity.generate()
+    place = make_place(Encrypt=[str(key.to_public())])
+    client = await place.dial()
+    lines = header() + event(1, "x" * 1000) * 1000
+    assert (await client.upload(lines))[-1] == {"ack": len(lines)}
+    (found,) = (await place.library.search(RecordingQuery())).recordings
+    data = b""
+    while piece := await place.library.read(found.id, len(data)):
+        data += piece
+    assert len(data) == found.size
+    assert pyrage.decrypt(data, [key]) == lines
+    follower = Follower()
+    await place.library.follow(found.id, 0, follower)
+    assert follower.lines == b""
     client.transport.loseConnection()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import attrs
+import pyrage
 import pytest
 
 from tailproxy.policy.grants import Grants
@@ -13,6 +15,7 @@ from tailproxy.policy.identity import Identity
 from tailproxy.recorder.events import Events
 from tailproxy.recorder.folder import new_id
 from tailproxy.recorder.lines import Lines, describe
+from tailproxy.recorder.seal import Seal, SealError
 from tailproxy.recorder.store import INDEX, Bounds, Store
 from tailproxy.recordings import RecordingQuery, RecordingState
 from tests.recorder.place import event, header
@@ -216,6 +219,67 @@ def test_days_of_events_that_are_too_old_are_deleted(tmp_path):
         "1970-01-06.jsonl",
         "1970-01-07.jsonl",
     ]
+
+
+@pytest.fixture
+def key():
+    return pyrage.x25519.Identity.generate()
+
+
+def sealed_store(path: Path, key) -> Store:
+    store = Store(path, Seal([str(key.to_public())]))
+    store.open()
+    return store
+
+
+def test_with_a_key_what_is_finished_is_for_its_owner_alone(tmp_path, key):
+    store = sealed_store(tmp_path, key)
+    done = kept(store)
+    assert done.encrypted
+    (path,) = tmp_path.glob("*/*.cast.age")
+    assert path.stat().st_mode & 0o077 == 0
+    assert b"hello" not in path.read_bytes()
+    assert pyrage.decrypt(path.read_bytes(), [key]) == CAST
+    assert store.folder.read(done.id, 0, encrypted=True) == path.read_bytes()
+    assert done.size == path.stat().st_size
+    assert not list(tmp_path.glob("*/*.part"))
+    assert store.folder.read(done.id, 0) == b""
+    assert listed(store) == (done,)
+    store.close()
+    (tmp_path / INDEX).unlink()
+    again = sealed_store(tmp_path, key)
+    assert listed(again) == (done,)
+    assert again.sweep(Bounds(size=1), 0.0).deleted == 1
+    assert not list(tmp_path.glob("2*/*"))
+    again.close()
+
+
+@pytest.mark.parametrize("encrypted_already", [True, False])
+def test_the_next_start_encrypts_what_was_interrupted(tmp_path, key, encrypted_already):
+    first = sealed_store(tmp_path, key)
+    part = begun(first)
+    if encrypted_already:
+        first.folder.finish(part, COMPLETE, "")
+        part.path.write_bytes(CAST)  # it was killed before it could delete this
+    first.close()
+    second = sealed_store(tmp_path, key)
+    (found,) = listed(second)
+    assert found.encrypted
+    assert found.state is (COMPLETE if encrypted_already else RecordingState.INTERRUPTED)
+    (path,) = (path for path in tmp_path.glob("2*/*") if path.suffix != ".json")
+    assert pyrage.decrypt(path.read_bytes(), [key]) == CAST
+    second.close()
+
+
+def test_what_is_no_key_is_refused():
+    with pytest.raises(SealError, match="'age1x' is no public key of age"):
+        Seal(["age1x"])
+
+
+def test_without_the_extra_that_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyrage", None)
+    with pytest.raises(SealError, match=r"pip install 'tailproxy\[age\]'"):
+        Seal(["age1x"])
 
 
 def test_a_part_that_nobody_knows_is_no_recording(tmp_path):
