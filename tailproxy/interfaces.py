@@ -463,12 +463,15 @@ class SinkError(Exception):
 
     :ivar reason: why, for the caller: the end of a sentence, without addresses and paths.
     :ivar detail: the same for the log, with them; the reason if there is no more to say.
+    :ivar end: whether the session is to end whatever its policy is, since somebody at the recorder
+        wants it; the reason says who.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", *, end: bool = False) -> None:
         super().__init__(detail or reason)
         self.reason = reason
         self.detail = detail or reason
+        self.end = end
 
 
 class IUploadWatcher(Interface):
@@ -579,8 +582,8 @@ class IRecordings(Interface):
         """
 
     def end(recording: str, reason: str) -> Deferred[bool]:
-        """End a live one: its upload fails with this reason, which ends the session if it must be
-        recorded (spec/streaming.md 5.6). Whether it is live.
+        """End a live one: its upload fails with this reason, and a proxy of ours ends the session.
+        Another one does so if it must be recorded (spec/streaming.md 5.6). Whether it is live.
 
         :param reason: for the person whose session it is, such as "ended by ada@corp.example".
         """

@@ -126,10 +126,7 @@ def kill(
     kubeconfig: Path | None,
     context: str | None,
 ) -> None:
-    """End running sessions.
-
-    A session that its policy lets run without a recording goes on, unrecorded.
-    """
+    """End running sessions. Their users read who has ended them."""
     with recorder(socket, kubeconfig, context) as found:
         for identifier in identifiers:
             item = found.end(identifier)

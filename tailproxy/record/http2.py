@@ -229,6 +229,8 @@ class Http2Upload(Upload, Protocol):
                     progress = count > self._acknowledged
                     self._acknowledged = max(count, self._acknowledged)
                     self._look_behind(progress=progress)
+                case Refused(text, end=True):
+                    self.fail(SinkError(text, f"{self.place}: {text}", end=True))
                 case Refused(text):
                     self._break("has given the recording up", text)
                 case Ended() if self._end_sent:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 # How long a recording that need not be may lag behind before it is given up.
 LAG_SECONDS = 30.0
+_SAID = 200  # characters of what a recorder says, shown at most
 
 
 @implementer(ISessionRecorder)
@@ -329,8 +330,15 @@ class Recording:
             where=self.where,
             reason=error.detail,
         )
-        if self._wanted.enforced:
-            self._cut(error.reason)
+        if error.end:
+            message = f"this session is {_plain(error.reason)}; the command may still run"
+            self._cut(ApiError(403, "session-ended", message))
+        elif self._wanted.enforced:
+            message = (
+                f"this session is ended: it must be recorded, and {error.reason};"
+                " the command may still run"
+            )
+            self._cut(ApiError(403, "recorder-lost", message))
         elif self._moved:
             self._unrecorded()
         else:
@@ -338,17 +346,12 @@ class Recording:
             self._moving = Deferred.fromCoroutine(self._move())
             self._moving.addErrback(lambda failure: failure.trap(CancelledError))
 
-    def _cut(self, reason: str) -> None:
+    def _cut(self, error: ApiError) -> None:
         self._over = True
         if self._session is not None and self._tap is not None:
-            message = (
-                f"this session is ended: it must be recorded, and {reason};"
-                " the command may still run"
-            )
-            status = ApiError(403, "recorder-lost", message).status()
             held = 0 if self._holder is None else self._holder.held
-            text = f"\r\ntailproxy: {message}\r\n"
-            self._session.cut(self._tap.farewell(text, status, held))
+            text = f"\r\ntailproxy: {error.message}\r\n"
+            self._session.cut(self._tap.farewell(text, error.status(), held))
 
     async def _move(self) -> None:
         """Go on with another recorder, in a recording of its own."""
@@ -377,3 +380,8 @@ class Recording:
             if timer is not None and timer.active():
                 timer.cancel()
         self._timer = self._lagging = None
+
+
+def _plain(text: str) -> str:
+    """What a recorder says, as it can be shown on a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text[:_SAID])

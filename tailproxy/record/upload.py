@@ -218,10 +218,14 @@ class Upload(ABC):
         :param what: the place does, such as "has closed the connection".
         :param detail: what to add for the log.
         """
+        self.fail(self.trouble(what, detail))
+
+    def fail(self, error: SinkError) -> None:
+        """It will not get there, for that reason."""
         if self._state is _State.OVER:
             return
         ending = self._state is _State.ENDING
-        self._error = self.trouble(what, detail)
+        self._error = error
         self._leave()
         self.hang_up()
         self.on_failure()

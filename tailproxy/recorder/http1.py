@@ -106,7 +106,7 @@ class PlainExchange:
         """See `Sender.succeeded`."""
         self.answer(200, "")
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, *, end: bool = False) -> None:
         """See `Sender.failed`."""
         self.answer(500, reason)
 

@@ -330,9 +330,10 @@ class StreamExchange:
         """See `Sender.succeeded`."""
         self._send(b"", last=True)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, *, end: bool = False) -> None:
         """See `Sender.failed`."""
-        self._send(json.dumps({"error": reason}).encode() + b"\n", last=True)
+        error = {"error": reason, "end": True} if end else {"error": reason}
+        self._send(json.dumps(error).encode() + b"\n", last=True)
 
     def _send(self, data: bytes, *, last: bool) -> None:
         if not self.gone and not self._last:

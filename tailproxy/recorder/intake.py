@@ -72,7 +72,7 @@ if TYPE_CHECKING:
         def succeeded(self) -> None:
             """See `tailproxy.recorder.upload.Sender`."""
 
-        def failed(self, reason: str) -> None:
+        def failed(self, reason: str, *, end: bool = False) -> None:
             """See `tailproxy.recorder.upload.Sender`."""
 
 

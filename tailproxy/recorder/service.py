@@ -129,7 +129,7 @@ class RecorderService(MultiService):
         reasons = dict(ends)
         for upload in list(self._desk.uploads):
             if upload.identifier in reasons:
-                upload.fail(reasons[upload.identifier])
+                upload.stop(reasons[upload.identifier])
 
     async def _sweep(self) -> None:
         """Delete what is to be deleted, and see how much room there is."""

@@ -40,8 +40,11 @@ if TYPE_CHECKING:
         def succeeded(self) -> None:
             """All of it is kept: end the answer."""
 
-        def failed(self, reason: str) -> None:
-            """No more is taken: end the answer."""
+        def failed(self, reason: str, *, end: bool = False) -> None:
+            """No more is taken: end the answer.
+
+            :param end: whether the session is to end too.
+            """
 
 
 # Seconds between two writes to the disk: a terminal's echo is not worth one each.
@@ -91,6 +94,7 @@ class Upload:
         self._kept = 0
         self._outcome: tuple[RecordingState, str] | None = None
         self._gone = False
+        self._stopped = False
         self._busy = False
         self._told = desk.clock.seconds()
         desk.uploads.add(self)
@@ -130,11 +134,12 @@ class Upload:
         self._gone = True
         self._settle(RecordingState.INTERRUPTED, "the connection to the proxy was lost")
 
-    def fail(self, reason: str) -> None:
-        """Take no more of it.
+    def stop(self, reason: str) -> None:
+        """Take no more of it, and have the session end.
 
-        :param reason: for the sender.
+        :param reason: for the sender, and for the person whose session it is.
         """
+        self._stopped = True
         self._settle(RecordingState.INTERRUPTED, reason)
 
     # What becomes of it.
@@ -248,7 +253,7 @@ class Upload:
         self._desk.metrics.recorder_live.dec()
         self._sender.taken(self._held)
         if not self._gone and reason:
-            self._sender.failed(reason)
+            self._sender.failed(reason, end=self._stopped)
         elif not self._gone:
             self._sender.succeeded()
         self.ended.callback(None)

@@ -1,7 +1,8 @@
 """What a recorder answers while it takes a recording: a stream of JSON objects.
 
-Each is `{"ack":N}` or, as the last one, `{"error":"text"}` (spec/streaming.md 6.2). Nothing needs
-to stand between them, and they may be cut anywhere. Errors are events: nothing is raised.
+Each is `{"ack":N}` or, as the last one, `{"error":"text"}` (spec/streaming.md 6.2). A recorder of
+ours adds `"end":true` to an error when somebody ends the session itself. Nothing needs to stand
+between them, and they may be cut anywhere. Errors are events: nothing is raised.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ class Acknowledged:
 
 @attrs.frozen
 class Refused:
-    """The recorder gives up and says why. Nothing comes after it."""
+    """The recorder gives up and says why. Nothing comes after it.
+
+    :ivar end: whether the session is to end, and not only its recording.
+    """
 
     text: str
+    end: bool = False
 
 
 @attrs.frozen
@@ -103,5 +108,6 @@ def _event(value: object) -> Event:
     if not isinstance(error, str) or type(count) is not int or count < 0:
         raise ValueError
     if error:
-        return Refused(error.encode(errors="replace").decode())  # an escape may be half a sign
+        # An escape may be half a sign.
+        return Refused(error.encode(errors="replace").decode(), value.get("end") is True)
     return Acknowledged(count)

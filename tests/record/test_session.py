@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
@@ -270,6 +271,19 @@ class TestEnforced:
         assert session.held
         session.upload.drain()
         assert not session.held
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+def test_somebody_at_the_recorder_ends_the_session_whatever_its_policy(enforced):
+    session = Session(enforced=enforced)
+    recording = session.begin()
+    error = SinkError("ended by grace@corp.example\x1b[2J", "100.99.99.99: …", end=True)
+    recording.upload_failed(error)
+    assert b"this session is ended by grace@corp.example?[2J; the command may" in session.farewell
+    assert b"session-ended" not in session.farewell
+    assert len(session.sink.uploads) == 1
+    assert session.unrecorded == 0
+    recording.ended()
 
 
 class TestFailOpen:

@@ -249,7 +249,7 @@ async def test_a_live_recording_is_ended_by_somebody_else(place):
     (found,) = (await place.library.search(RecordingQuery(state=RecordingState.LIVE))).recordings
     assert await place.library.end(found.id, "ended by bob@corp.example")
     told = await client.answered(stream)
-    assert told[-1] == {"error": "ended by bob@corp.example"}
+    assert told[-1] == {"error": "ended by bob@corp.example", "end": True}
     assert (await place.library.find(found.id)).detail == "ended by bob@corp.example"
     assert not await place.library.end(found.id, "again")
     client.transport.loseConnection()

@@ -96,5 +96,11 @@ def test_wrong_bytes_do_not_hide_an_error():
     assert AckReader().receive(b'{"error":"\xff \\ud800"}') == [Refused("\ufffd ?")]
 
 
+@pytest.mark.parametrize(("end", "ends"), [("true", True), ("false", False), ("1", False)])
+def test_a_recorder_may_end_the_session(end, ends):
+    said = b'{"error":"ended by ada","end":%b}' % end.encode()
+    assert AckReader().receive(said) == [Refused("ended by ada", end=ends)]
+
+
 def test_an_error_counts_more_than_an_acknowledgement_beside_it():
     assert AckReader().receive(b'{"ack":5,"error":"disk full"}') == [Refused("disk full")]
