@@ -56,7 +56,13 @@ def play(
         if recording == "-":
             lines = sys.stdin.buffer
         elif IDENTIFIER.fullmatch(recording) and not Path(recording).exists():
-            lines = stack.enter_context(recorder(socket, kubeconfig, context)).lines(recording)
+            sessions = stack.enter_context(recorder(socket, kubeconfig, context))
+            if sessions.find(recording)["encrypted"]:
+                raise click.ClickException(
+                    f"{recording} is kept encrypted: download it from its page, decrypt it with "
+                    f"`age -d -i KEY {recording}.cast.age`, and pipe that into `tailproxy play -`"
+                )
+            lines = sessions.lines(recording)
         else:
             try:
                 lines = stack.enter_context(Path(recording).open("rb"))

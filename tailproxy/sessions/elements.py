@@ -135,7 +135,7 @@ class RecordingPageElement(Element):
         if self._recording.encrypted:
             return (
                 "It is kept encrypted, so it can be seen only by who has the key: download it, "
-                "decrypt it, and play it with tailproxy play."
+                "decrypt it with age, and play the file with tailproxy play."
             )
         return ""
 
@@ -180,7 +180,7 @@ class RecordingPageElement(Element):
         """The file."""
         if SessionRight.PLAY not in self._rights:
             return ""
-        return tag(href=f"{self._recording.id}/cast", download=f"{self._recording.id}.cast")
+        return tag(href=f"{self._recording.id}/cast", download=file_name(self._recording))
 
     @renderer
     def ending(self, request: Request, tag: Tag) -> Tag | str:
@@ -220,6 +220,11 @@ def who(recording: Recording) -> str:
 def where(recording: Recording) -> str:
     """Where, in a word."""
     return "/".join(filter(None, (recording.namespace, recording.pod, recording.container)))
+
+
+def file_name(recording: Recording) -> str:
+    """What a recording is called as a file."""
+    return f"{recording.id}.cast.age" if recording.encrypted else f"{recording.id}.cast"
 
 
 def _length(recording: Recording) -> str:

@@ -21,7 +21,14 @@ from twisted.web.template import renderElement
 from tailproxy.errors import ApiError
 from tailproxy.policy.grants import SessionRight
 from tailproxy.recordings import RecordingPage, RecordingState
-from tailproxy.sessions.elements import ListPage, ProblemPage, RecordingPageElement, where, who
+from tailproxy.sessions.elements import (
+    ListPage,
+    ProblemPage,
+    RecordingPageElement,
+    file_name,
+    where,
+    who,
+)
 from tailproxy.sessions.files import files
 from tailproxy.sessions.form import as_json, read_query
 from tailproxy.sessions.live import Gate, send_events, send_lines
@@ -51,6 +58,7 @@ _HEADERS = {
 }
 _STATIC = b"static"
 _CAST = "application/x-asciicast"
+_SEALED = "application/octet-stream"
 
 
 class SessionsResource(Resource):
@@ -171,8 +179,9 @@ class SessionsResource(Resource):
 
     async def _cast(self, request: Request, identifier: bytes) -> None:
         recording = await self._playable(request, identifier)
-        request.setHeader("Content-Type", _CAST)
-        request.setHeader("Content-Disposition", f'attachment; filename="{recording.id}.cast"')
+        name = file_name(recording)
+        request.setHeader("Content-Type", _SEALED if recording.encrypted else _CAST)
+        request.setHeader("Content-Disposition", f'attachment; filename="{name}"')
         if recording.state is not RecordingState.LIVE:
             request.setHeader("Content-Length", str(recording.size))
         if request.method == b"HEAD":
@@ -182,6 +191,10 @@ class SessionsResource(Resource):
 
     async def _live(self, request: Request, identifier: bytes) -> None:
         recording = await self._playable(request, identifier)
+        if recording.encrypted:
+            raise ApiError(
+                409, "sessions-ended", f"the session {recording.id} does not run any more"
+            )
         request.setHeader("Content-Type", "text/event-stream")
         if request.method == b"HEAD":
             _finish(request, b"")

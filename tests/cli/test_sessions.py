@@ -126,6 +126,13 @@ async def test_recording_is_played_by_its_id(shelf, run):  # noqa: F811
     assert await run("play", identifier) == "what was seen\n"
 
 
+async def test_encrypted_recording_is_not_played(shelf, run):  # noqa: F811
+    identifier = shelf.put()
+    shelf.seal(identifier, b"age")
+    said = await run("play", identifier, code=1)
+    assert f"age -d -i KEY {identifier}.cast.age" in said
+
+
 @pytest.mark.parametrize("words", [("sessions", "show", GONE), ("play", GONE)])
 async def test_what_is_not_there_is_one_line(run, words):
     said = await run(*words, code=1)

@@ -201,6 +201,20 @@ async def test_recording_is_had_as_it_was_kept(shelf, ask):
     assert (head.code, head.body) == (200, b"")
 
 
+async def test_encrypted_recording_is_downloaded_and_not_played(shelf, ask):
+    identifier = shelf.put()
+    shelf.seal(identifier, b"age-encryption.org/v1\n...")
+    page = (await ask("GET", f"/{identifier}", **HTML)).text
+    assert "It is kept encrypted" in page
+    assert 'id="player"' not in page
+    assert f'download="{identifier}.cast.age"' in page
+    answer = await ask("GET", f"/{identifier}/cast")
+    assert answer.body == b"age-encryption.org/v1\n..."
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert f'filename="{identifier}.cast.age"' in answer.headers["content-disposition"]
+    assert (await ask("GET", f"/{identifier}/live")).code == 409
+
+
 async def test_large_recording_waits_for_a_slow_reader(shelf, local):
     identifier = shelf.put(*([n, "o", "x" * 60_000] for n in range(200)))
     wire = await dial_socket(local)
