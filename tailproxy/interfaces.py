@@ -250,7 +250,7 @@ class IRecording(Interface):
         """The API server has switched protocols."""
 
     def abandon() -> None:
-        """It has not, and never will: no recording must be left."""
+        """It has not, and never will, and nothing was run: no recording must be left."""
 
     def up(data: bytes) -> None:
         """The client has sent this."""
@@ -265,7 +265,10 @@ class IRecording(Interface):
         """The API server will send no more: what was kept."""
 
     def ended() -> None:
-        """The session is over. The recording is completed, however long that takes."""
+        """The session is over. The recording is completed, however long that takes.
+
+        Without `begin`: the request was sent, and nobody knows what became of it.
+        """
 
 
 class IRecordedSession(Interface):

@@ -176,7 +176,7 @@ class Exchange:
         if asked is None:
             return False
         got = [value for name, value in head.headers if name.lower() == b"upgrade"]
-        return len(got) == 1 and got[0].lower() == asked.lower()
+        return len(got) == 1 and got[0].strip().lower() == asked.strip().lower()
 
     def interim(self, head: ResponseHead) -> None:
         """An interim answer."""

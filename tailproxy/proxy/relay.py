@@ -179,8 +179,9 @@ class Relay:
         :param early: what the API server sent right behind its 101.
         """
         client, upstream = self._transports
-        upstream.registerProducer(self._up, True)
-        client.registerProducer(self._down, True)
+        if not self.cut_off:  # as where its recorder was lost before it began
+            upstream.registerProducer(self._up, True)
+            client.registerProducer(self._down, True)
         if early:
             self._down.stream_data(early)
         self._upstream.deliver_to(self._down)

@@ -362,9 +362,19 @@ class Forwarding:
             self._recording.abandon()
             self._recording = None
 
+    def _unanswered(self) -> None:
+        """The API server may run a command by now, and nobody here has seen it begin."""
+        recording = self._recording
+        if self._sent and recording is not None:
+            self._recording = None
+            recording.ended()
+            self._request.recorded = recording.where
+        else:
+            self._abandon()
+
     def response_failed(self, error: ApiError) -> None:
         """There is no answer, or no more of it."""
-        self._abandon()
+        self._unanswered()
         self._stop()
         self._request.refuse(error)
 
@@ -373,7 +383,7 @@ class Forwarding:
     def client_lost(self) -> None:
         """Nobody waits any more: end the request at the API server too."""
         exchange = self._exchange
-        self._abandon()
+        self._unanswered()
         self._stop()
         if exchange is not None:
             exchange.abort()

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 # How long a recording that need not be may lag behind before it is given up.
 LAG_SECONDS = 30.0
 _SAID = 200  # characters of what a recorder says, shown at most
+_UNSEEN = "nobody saw how it began; the command may have run"
 
 
 @implementer(ISessionRecorder)
@@ -165,6 +166,9 @@ class Recording:
         self._moving: Deferred[None] | None = None
         self._moved = False
         self._over = False
+        self._lost: ApiError | None = (
+            None  # why there is no recorder any more; the session has not begun
+        )
         self._take(upload, (0, 0))
 
     def _take(self, upload: IUpload, size: tuple[int, int]) -> None:
@@ -183,6 +187,9 @@ class Recording:
         self._session = session
         self._protocol, inside = chosen_protocol(head)
         self._tap = tap(self._protocol, inside, self._terminal, with_input=goes_up(self._archive))
+        if self._lost is not None:
+            self._cut(self._lost)
+            return
         self._cast = CastWriter(self._header(), self._terminal)
         self._write(self._cast.begin())
         if self._cast.waiting:
@@ -196,6 +203,7 @@ class Recording:
     def abandon(self) -> None:
         """See `IRecording.abandon`."""
         self._over = True
+        self._stop_moving()
         if self._upload is not None:
             self._upload.abandon()
 
@@ -232,11 +240,17 @@ class Recording:
                 case Outcome():
                     self.exit_code = event.code
                 case Unreadable():
-                    # No other recorder could do better.
-                    self._moved = True
-                    self._fail(
-                        SinkError("its streams cannot be read", f"unreadable: {event.reason}")
-                    )
+                    self._unreadable(event.reason)
+
+    def _unreadable(self, reason: str) -> None:
+        """What was seen until here is kept; no other recorder could do better from here on."""
+        upload = self._upload
+        if upload is not None and not self._over:
+            self._write(self._cast.end(self._seconds()))
+            self._write(self._cast.marker(self._seconds(), "its streams cannot be read any more"))
+            self._recorder.finish(upload)
+        self._moved = True
+        self._fail(SinkError("its streams cannot be read", f"unreadable: {reason}"))
 
     def ended(self) -> None:
         """See `IRecording.ended`."""
@@ -248,11 +262,14 @@ class Recording:
             self._archive.end()
         self._over = True
         self._stop_timers()
-        if self._moving is not None:
-            self._moving.cancel()
+        self._stop_moving()
         upload = self._upload
         if upload is not None:
+            if self._session is None:
+                self._cast = CastWriter(self._header(), self._terminal)
             self._write(self._cast.end(self._seconds()))
+            if self._session is None:
+                self._write(self._cast.marker(self._seconds(), _UNSEEN))
             if self.exit_code is not None:
                 self._write(self._cast.marker(self._seconds(), f"exit {self.exit_code}"))
             self._recorder.finish(upload)
@@ -348,6 +365,7 @@ class Recording:
 
     def _cut(self, error: ApiError) -> None:
         self._over = True
+        self._lost = error
         if self._session is not None and self._tap is not None:
             held = 0 if self._holder is None else self._holder.held
             text = f"\r\ntailproxy: {error.message}\r\n"
@@ -364,6 +382,9 @@ class Recording:
         if upload is None:
             self._unrecorded()
             return
+        if self._session is None:
+            self._take(upload, (0, 0))
+            return
         self._take(upload, self._cast.size)
         self._cast = CastWriter(self._header(), self._terminal)
         self._write(self._cast.begin())
@@ -374,6 +395,10 @@ class Recording:
         self._recorder.metrics.unrecorded.inc()
         self._tap = None
         self._log.warn("{user} goes on unrecorded in a session", user=self._wanted.identity.user)
+
+    def _stop_moving(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
 
     def _stop_timers(self) -> None:
         for timer in (self._timer, self._lagging):

@@ -10,6 +10,7 @@ from tests.lab import kubeconfig
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.lab.lab import Lab
@@ -98,3 +99,41 @@ class Spy:
                         tls.sendall(ANSWER)
         except OSError:
             plain.close()
+
+
+def serve(
+    listening: socket.socket,
+    context: ssl.SSLContext,
+    path: bytes,
+    answer: Callable[[ssl.SSLSocket, int], object],
+) -> None:
+    """Let *answer* play the connection on which *path* is asked for; refuse all else."""
+
+    def play(plain: socket.socket) -> None:
+        try:
+            with context.wrap_socket(plain, server_side=True) as tls:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    part = tls.recv(65536)
+                    if not part:
+                        return
+                    head += part
+                head, _, early = head.partition(b"\r\n\r\n")
+                if path in head.split(b"\r\n")[0]:
+                    answer(tls, len(early))
+                else:
+                    tls.sendall(
+                        b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                    )
+        except OSError:
+            return
+
+    def accept() -> None:
+        while True:
+            try:
+                plain, _ = listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=play, args=(plain,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()

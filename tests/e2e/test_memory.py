@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.client import address_of, connect
-from tests.e2e.spy import upstream
-from tests.lab import pki
+from tests.e2e.spy import serve
 
 MIB = 1024 * 1024
 RATE = 10 * MIB
@@ -61,61 +60,6 @@ def paced(total: int, step, memory: Memory) -> None:
         if time.monotonic() - looked > 0.1:
             looked = time.monotonic()
             memory.look(moved)
-
-
-@pytest.fixture
-def played(lab, proxy):
-    """A tailproxy, and the listening socket of an API server that the test plays itself."""
-    authority = pki.Authority("upstream-ca")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.issue("x", names=["127.0.0.1"]).write(lab.run, "memory"))
-    listening = lab.cluster.network.open_socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(16)
-    port = listening.getsockname()[1]
-    service = lab.start_tailproxy(
-        "serve",
-        name="memory",
-        tailproxy={"Upstream": upstream(lab, "memory", port, authority.certificate)},
-        ready="/livez",
-    )
-    yield service, listening, context
-    listening.close()
-    assert service.stop() == 0
-    proxy.announce()
-
-
-def serve(listening: socket.socket, context: ssl.SSLContext, path: bytes, answer) -> None:
-    """Let *answer* play the connection on which *path* is asked for; refuse all else."""
-
-    def play(plain: socket.socket) -> None:
-        try:
-            with context.wrap_socket(plain, server_side=True) as tls:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    part = tls.recv(65536)
-                    if not part:
-                        return
-                    head += part
-                head, _, early = head.partition(b"\r\n\r\n")
-                if path in head.split(b"\r\n")[0]:
-                    answer(tls, len(early))
-                else:
-                    tls.sendall(
-                        b"HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-                    )
-        except OSError:
-            return
-
-    def accept() -> None:
-        while True:
-            try:
-                plain, _ = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=play, args=(plain,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
 
 
 @pytest.mark.timeout(600)

@@ -12,10 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.e2e.client import address_of, ask
+from tests.e2e.client import ask
 from tests.lab.kubectl import Terminal
 from tests.lab.operations import Kubectl, Scene
-from tests.lab.tailnet import CAPABILITY
 from tests.record.recorder import Manners, Recorder
 
 PODS = "/api/v1/namespaces/default/pods"
@@ -23,55 +22,6 @@ SPDY = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
 HELD_TO_SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false"}
 #: By name: the version of kubectl, and what makes it choose a protocol.
 CLIENTS = {"spdy": ("1.27", {}), "websocket": ("1.36", {}), "new-spdy": ("1.36", HELD_TO_SPDY)}
-
-
-@pytest.fixture(scope="module")
-def place(lab):
-    """A node of the tailnet that hands its ports on to 127.0.0.1."""
-    node = lab.tailnet.add_node("recorder", tags=["tag:recorder"])
-    lab.tailnet.allow("*", src="tag:k8s", dst="tag:recorder")
-    yield node
-    node.stop()
-
-
-@pytest.fixture
-def recorder(lab, place):
-    listener = lab.cluster.network.open_socket()
-    listener.bind(("127.0.0.1", 0))
-    with Recorder(Manners(), listener) as recorder:
-        recorder.address = f"{place.addresses[0]}:{recorder.port}"
-        yield recorder
-
-
-@pytest.fixture
-def demand(lab, proxy):
-    """Give alice a rule in the tailnet's policy, and wait until the proxy knows."""
-    before = lab.tailnet.policy
-    address = address_of(lab, "alice")
-
-    def rules() -> list:
-        return ask(lab, proxy, address, "/.tailproxy/whoami").json["rules"]
-
-    def until(count: int) -> None:
-        deadline = time.monotonic() + 5
-        while len(rules()) != count:
-            assert time.monotonic() < deadline, rules()
-            time.sleep(0.05)
-
-    def give(recorder: str, *, enforced: bool = True, **more: bool) -> str:
-        rule = {"recorderAddrs": [recorder]} if recorder else {}
-        grant = {
-            "src": ["alice@example.com"],
-            "dst": ["tag:k8s"],
-            "app": {CAPABILITY: [{**rule, "enforceRecorder": enforced, **more}]},
-        }
-        lab.tailnet.edit_policy(lambda policy: policy["grants"].append(grant))
-        until(1)
-        return address
-
-    yield give
-    lab.tailnet.set_policy(before)
-    until(0)
 
 
 @pytest.fixture(params=CLIENTS)

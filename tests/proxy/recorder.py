@@ -70,6 +70,8 @@ class FakeRecording:
 
     def ended(self) -> None:
         """See `IRecording.ended`."""
+        if self.state == "waiting":
+            self.state = "running"
         self._becomes("running", "ended")
 
     def _becomes(self, before: str, after: str) -> None:

@@ -139,7 +139,7 @@ async def test_when_the_api_server_refuses_nothing_is_left(recorded):
     assert recording.state == "abandoned"
 
 
-async def test_when_the_api_server_is_gone_nothing_is_left(recorded):
+async def test_when_the_api_server_is_gone_what_was_asked_is_kept(recorded):
     client = await recorded.client()
     client.send(asking())
     server = await recorded.server.connection()
@@ -147,17 +147,39 @@ async def test_when_the_api_server_is_gone_nothing_is_left(recorded):
     server.transport.abortConnection()
     await client.receives(b" 502 ")
     (recording,) = recorded.recorder.recordings
-    assert recording.state == "abandoned"
+    assert recording.state == "ended"
+    assert recorded.audit.records[0].recorded == "fake"
 
 
-async def test_a_client_that_goes_before_the_101_leaves_nothing(recorded):
+async def test_of_a_client_that_goes_before_the_101_is_kept_what_it_asked_for(recorded):
+    """The API server may run it all the same."""
     client = await recorded.client()
     client.send(asking())
     server = await recorded.server.connection()
     await server.receives(b"\r\n\r\n")
     client.transport.abortConnection()
     (recording,) = recorded.recorder.recordings
-    await eventually(lambda: recording.state == "abandoned")
+    await eventually(lambda: recording.state == "ended")
+
+
+async def test_a_session_that_is_cut_as_it_begins_is_never_joined(recorded):
+    client = await recorded.client()
+    client.send(asking())
+    server = await recorded.server.connection()
+    await server.receives(b"\r\n\r\n")
+    server.take()
+    (recording,) = recorded.recorder.recordings
+
+    def begin(_head, session) -> None:
+        recording.state = "running"
+        session.cut(b"FAREWELL")
+
+    recording.begin = begin
+    client.send(b"command")
+    server.send(switching() + b"secret")
+    assert (await client.ends()).endswith(b"\r\n\r\nFAREWELL")
+    assert await server.ends() == b""
+    assert recording.state == "ended"
 
 
 async def test_a_session_that_is_cut_says_its_last_words_and_nothing_after_them(recorded):

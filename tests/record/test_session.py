@@ -344,3 +344,43 @@ class TestFailOpen:
         session.upload.drain()
         session.clock.advance(LAG_SECONDS)
         assert not session.upload.abandoned
+
+
+class TestBeforeTheSessionBegins:
+    def test_a_request_whose_end_nobody_saw_is_kept(self):
+        session = Session(target=TTY)
+        session.open().result.ended()
+        header, marker = session.lines
+        assert header["tailproxy"]["command"] == ["sh", "-c", "ls"]
+        assert marker[1] == "m"
+        assert "may have run" in marker[2]
+        assert session.upload.finished
+
+    def test_an_enforced_session_whose_recorder_is_lost_does_not_begin(self):
+        session = Session()
+        recording = session.open().result
+        session.upload.fail(SinkError("it is gone"))
+        assert session.farewell is None
+        recording.begin(WEBSOCKET, session)
+        assert b"it is gone" in session.farewell
+
+    def test_another_recorder_takes_one_that_need_not_be_recorded(self):
+        session = Session(enforced=False)
+        recording = session.open().result
+        session.upload.fail(SinkError("it is gone"))
+        recording.begin(WEBSOCKET, session)
+        recording.down(frame(1, b"out"))
+        assert len(session.sink.uploads) == 2
+        assert [line[2] for line in session.lines[1:]] == ["out"]
+
+
+def test_what_was_seen_before_the_streams_cannot_be_read_is_kept():
+    session = Session(target=TTY)
+    recording = session.begin()
+    recording.down(frame(1, b"out") + b"\xff\xff")
+    header, output, marker = session.lines
+    assert header["width"] == 80
+    assert output[1:] == ["o", "out"]
+    assert marker[1] == "m"
+    assert session.upload.finished
+    assert "cannot be read" in marker[2]
