@@ -355,8 +355,10 @@ def test_much_goes_in_and_out_with_equal_checksums(lab, demand, recorder, tmp_pa
     data = secrets.token_hex(size // 2).encode()
     demand(recorder.address)
     scene = Scene.of(lab, "alice", tmp_path, version=version)
+    # The pause is for kwok, which ends a session as soon as its command has.
+    command = f"head -c {size}; sleep 1"
     done = scene.kubectl.run(
-        "exec", "-i", scene.pod, "--", "head", "-c", str(size), stdin=data, timeout=600
+        "exec", "-i", scene.pod, "--", "sh", "-c", command, stdin=data, timeout=600
     )
     assert done.returncode == 0, done.stderr
     wanted = hashlib.sha256(data).hexdigest()
