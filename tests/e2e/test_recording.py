@@ -181,7 +181,9 @@ class TestTrouble:
     def test_an_enforced_session_ends_with_a_word(self, demand, recorder, scene, trouble):
         recorder.manners = Manners(trouble=trouble, after=1500)
         demand(recorder.address)
-        with scene.kubectl.running("exec", "-i", scene.pod, "--", "cat") as session:
+        # Without a buffer there is nothing left to write when kubectl has gone.
+        words = ("exec", "-i", scene.pod, "--", "cat")
+        with scene.kubectl.running(*words, bufsize=0) as session:
             started = time.monotonic()
             for number in range(200):
                 with suppress(BrokenPipeError):
